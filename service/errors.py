@@ -1,0 +1,147 @@
+"""Everything that the service refuses or fails at, as one tree.
+
+    ServiceError
+    ├── RequestRefused               the caller can mend it
+    │   ├── InvalidRequest           the message cannot be read: no image, two images, broken JSON
+    │   ├── UndecodableImage         the bytes are no image, or a damaged one
+    │   ├── ImageTooLarge            too many bytes or too many pixels
+    │   ├── UnsupportedMediaType     a content type or an image format that is not served
+    │   ├── NotAcceptable            an answer format that is not served
+    │   ├── InvalidOption            an option with a wrong name or value
+    │   └── UnknownModel             no model of that name
+    └── ServiceUnavailable           the caller did nothing wrong
+        ├── Overloaded               the queue is full: try again later
+        ├── DeadlineExceeded         no answer in the time that the request allowed
+        ├── ModelNotReady            loading, or failed to load
+        ├── ShuttingDown             the server is draining
+        └── InferenceFailed          the runtime raised
+
+Foreign exceptions are mapped to these where they arise; `service.http_api.problems` and the gRPC
+interface each turn them into a status by one table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class FieldError:
+    """What is wrong with one field: a JSON pointer (RFC 6901) into the request, and a sentence."""
+
+    pointer: str
+    detail: str
+
+
+@dataclass
+class ServiceError(Exception):
+    """Base of the tree. `detail` is one sentence for the caller that says what to do."""
+
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Internal error"
+
+    detail: str
+    errors: Sequence[FieldError] = ()
+    limits: Mapping[str, int] = field(default_factory=dict[str, int])
+    retry_after_s: float | None = None
+
+    def __str__(self) -> str:
+        return self.detail
+
+
+class RequestRefused(ServiceError):
+    """The caller can mend it."""
+
+    code = "request-refused"
+    title = "Request refused"
+
+
+class InvalidRequest(RequestRefused):
+    """The message cannot be read."""
+
+    code = "invalid-request"
+    title = "Invalid request"
+
+
+class UndecodableImage(RequestRefused):
+    """The bytes are no image, or a damaged one."""
+
+    code = "undecodable-image"
+    title = "Image cannot be decoded"
+
+
+class ImageTooLarge(RequestRefused):
+    """Too many bytes or too many pixels; `limits` says how many are allowed."""
+
+    code = "image-too-large"
+    title = "Image too large"
+
+
+class UnsupportedMediaType(RequestRefused):
+    """A content type or an image format that is not served."""
+
+    code = "unsupported-media-type"
+    title = "Unsupported media type"
+
+
+class NotAcceptable(RequestRefused):
+    """An answer format that is not served."""
+
+    code = "not-acceptable"
+    title = "Not acceptable"
+
+
+class InvalidOption(RequestRefused):
+    """An option with a wrong name or value; `errors` names each."""
+
+    code = "invalid-option"
+    title = "Invalid option"
+
+
+class UnknownModel(RequestRefused):
+    """No model of that name."""
+
+    code = "unknown-model"
+    title = "Unknown model"
+
+
+class ServiceUnavailable(ServiceError):
+    """The caller did nothing wrong."""
+
+    code = "unavailable"
+    title = "Service unavailable"
+
+
+class Overloaded(ServiceUnavailable):
+    """The queue is full."""
+
+    code = "overloaded"
+    title = "Overloaded"
+
+
+class DeadlineExceeded(ServiceUnavailable):
+    """No answer in the time that the request allowed."""
+
+    code = "deadline-exceeded"
+    title = "Deadline exceeded"
+
+
+class ModelNotReady(ServiceUnavailable):
+    """The model is loading, or failed to load."""
+
+    code = "model-not-ready"
+    title = "Model not ready"
+
+
+class ShuttingDown(ServiceUnavailable):
+    """The server finishes what it has and takes nothing new."""
+
+    code = "shutting-down"
+    title = "Shutting down"
+
+
+class InferenceFailed(ServiceUnavailable):
+    """The runtime raised; the log has the cause."""
+
+    code = "inference-failed"
+    title = "Inference failed"
