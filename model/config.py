@@ -1,4 +1,4 @@
-"""Every network variant of the family as a value: what differs between nano and x, and nothing else.
+"""Every network variant of the family as a value: what differs between nano and x.
 
 Torch-free, so that serving may name variants too. Figures: arXiv 2212.07784 and the published
 configurations.

@@ -71,9 +71,7 @@ class InstanceHead(nn.Module):
         )
         self.cls_predictors = LevelPredictors(channels, config.num_classes, num_levels=num_levels)
         self.reg_predictors = LevelPredictors(channels, 4, num_levels=num_levels)
-        self.kernel_predictors = LevelPredictors(
-            channels, KERNEL_PARAMETERS, num_levels=num_levels
-        )
+        self.kernel_predictors = LevelPredictors(channels, KERNEL_PARAMETERS, num_levels=num_levels)
         self.mask_features = MaskFeatures(channels, depthwise=config.depthwise)
 
     def forward(self, features: tuple[Tensor, ...]) -> HeadOutputs:

@@ -13,9 +13,7 @@ class RotatedHead(DetectionHead):
 
     def __init__(self, config: RTMDetConfig) -> None:
         super().__init__(config)
-        self.angle_predictors = LevelPredictors(
-            config.feature_channels, 1, num_levels=len(STRIDES)
-        )
+        self.angle_predictors = LevelPredictors(config.feature_channels, 1, num_levels=len(STRIDES))
 
     def forward(self, features: tuple[Tensor, ...]) -> HeadOutputs:
         """P3, P4, P5 -> scores, distances and angle of every prior."""

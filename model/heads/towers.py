@@ -27,8 +27,7 @@ class SharedTowers(nn.Module):
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """One [n, c, h, w] per level -> the same shapes."""
         return [
-            self._tower(norms, features)
-            for norms, features in zip(self.norms, levels, strict=True)
+            self._tower(norms, features) for norms, features in zip(self.norms, levels, strict=True)
         ]
 
     def _tower(self, norms: nn.Module, features: Tensor) -> Tensor:
@@ -41,9 +40,7 @@ class SharedTowers(nn.Module):
 class SeparateTowers(nn.Module):
     """Towers with convolutions of their own on every level."""
 
-    def __init__(
-        self, channels: int, *, num_levels: int, num_convs: int, depthwise: bool
-    ) -> None:
+    def __init__(self, channels: int, *, num_levels: int, num_convs: int, depthwise: bool) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
             nn.Sequential(
@@ -84,6 +81,4 @@ def towers(
         if depthwise:
             raise ValueError("shared towers have plain convolutions; depthwise ones are separate")
         return SharedTowers(channels, num_levels=num_levels, num_convs=num_convs)
-    return SeparateTowers(
-        channels, num_levels=num_levels, num_convs=num_convs, depthwise=depthwise
-    )
+    return SeparateTowers(channels, num_levels=num_levels, num_convs=num_convs, depthwise=depthwise)
