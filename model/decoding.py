@@ -30,32 +30,31 @@ class Decoder(nn.Module):
     """Decodes predictions for one input size, (height, width) in pixels."""
 
     priors: Tensor
+    points: Tensor
+    limits: Tensor
 
     def __init__(self, input_size: tuple[int, int]) -> None:
         super().__init__()
-        self.input_size = input_size
-        self.register_buffer("priors", input_priors(input_size), persistent=False)
+        height, width = input_size
+        priors = input_priors(input_size)
+        limits = torch.tensor([width, height, width, height], dtype=torch.float32)
+        self.register_buffer("priors", priors, persistent=False)
+        self.register_buffer("points", priors[:, :2].T.contiguous(), persistent=False)
+        self.register_buffer("limits", limits[:, None], persistent=False)
 
     def forward(self, outputs: HeadOutputs) -> DensePredictions:
         """Concatenate the levels and decode the boxes."""
         distances = _concatenate(outputs.distances)
-        points = self.priors[:, :2].T
         if outputs.angles:
-            boxes = decode_rotated_boxes(points, distances, _concatenate(outputs.angles))
+            boxes = decode_rotated_boxes(self.points, distances, _concatenate(outputs.angles))
         else:
-            boxes = self._clamp(decode_boxes(points, distances))
+            boxes = decode_boxes(self.points, distances).clamp(min=0).minimum(self.limits)
         return DensePredictions(
             logits=_concatenate(outputs.logits),
             boxes=boxes,
             kernels=_concatenate(outputs.kernels) if outputs.kernels else None,
             mask_features=outputs.mask_features,
         )
-
-    def _clamp(self, boxes: Tensor) -> Tensor:
-        height, width = self.input_size
-        xs = boxes[:, 0::2].clamp(0, width)
-        ys = boxes[:, 1::2].clamp(0, height)
-        return torch.cat((xs[:, :1], ys[:, :1], xs[:, 1:], ys[:, 1:]), dim=1)
 
 
 def _concatenate(levels: list[Tensor]) -> Tensor:

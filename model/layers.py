@@ -15,7 +15,7 @@ class ConvBNAct(nn.Module):
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
         )
-        self.norm = nn.BatchNorm2d(out_channels)
+        self.norm: nn.Module = nn.BatchNorm2d(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
         """[n, in, h, w] -> [n, out, h / stride, w / stride]."""
@@ -68,8 +68,8 @@ class ChannelAttention(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[n, c, h, w] -> the same shape."""
-        gate = F.hardsigmoid(self.fc(F.adaptive_avg_pool2d(features, 1)))
-        return features * gate
+        pooled = features.mean(dim=(2, 3), keepdim=True)
+        return features * F.hardsigmoid(self.fc(pooled))
 
 
 class CSPLayer(nn.Module):

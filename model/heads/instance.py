@@ -37,7 +37,8 @@ class MaskFeatures(nn.Module):
         """P3, P4, P5 -> float32 [n, 8, h / 8, w / 8]."""
         finest, *coarser = features
         raised = [
-            F.interpolate(level, size=finest.shape[-2:], mode="bilinear") for level in coarser
+            F.interpolate(level, scale_factor=float(stride // STRIDES[0]), mode="bilinear")
+            for level, stride in zip(coarser, STRIDES[1:], strict=True)
         ]
         fused = self.fusion(torch.cat((finest, *raised), dim=1))
         return self.projection(self.convs(fused)).float()

@@ -16,6 +16,7 @@ class SharedTowers(nn.Module):
 
     def __init__(self, channels: int, *, num_levels: int, num_convs: int) -> None:
         super().__init__()
+        self.num_channels = channels
         self.convs = nn.ModuleList(
             nn.Conv2d(channels, channels, 3, padding=1, bias=False) for _ in range(num_convs)
         )
