@@ -33,7 +33,7 @@ class FieldError:
     detail: str
 
 
-@dataclass
+@dataclass(eq=False)
 class ServiceError(Exception):
     """Base of the tree. `detail` is one sentence for the caller that says what to do."""
 

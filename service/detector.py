@@ -1,0 +1,216 @@
+"""The one use-case: bytes of a picture in, detections out. Every interface calls it."""
+
+import asyncio
+import difflib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.manifest import ModelManifest
+from model.postprocess import (
+    SERVING_SETTINGS,
+    Candidates,
+    Detections,
+    PostprocessSettings,
+    postprocess,
+)
+from model.preprocess import Letterbox, letterbox
+from service.codecs.images import DecodedImage, ImageLimits, decode
+from service.detection import (
+    Detection,
+    DetectionResult,
+    DetectOptions,
+    RotatedBox,
+    Timings,
+)
+from service.errors import FieldError, InvalidOption, Overloaded
+from service.registry import ModelRegistry
+from service.scheduler.batcher import InferenceRow
+
+Answer = TypeVar("Answer")
+
+#: Makes an interface's answer of a result and the upright picture. Runs on a worker thread.
+Present = Callable[[DetectionResult, DecodedImage], Answer]
+
+
+@dataclass(frozen=True)
+class DetectorLimits:
+    """What one request may cost, and how many may be under way."""
+
+    image: ImageLimits
+    max_in_flight: int
+    default_timeout_s: float
+
+
+class Detector:
+    """Decodes, infers and post-processes; the work runs on threads, never on the event loop."""
+
+    def __init__(
+        self, registry: ModelRegistry, workers: ThreadPoolExecutor, limits: DetectorLimits
+    ) -> None:
+        self.registry = registry
+        self.limits = limits
+        self._workers = workers
+        self._in_flight = 0
+
+    def start(self) -> None:
+        """Begin to serve, on the running event loop."""
+        self.registry.start()
+
+    async def stop(self) -> None:
+        """Finish what is under way and release everything."""
+        await self.registry.stop()
+        self._workers.shutdown()
+
+    async def detect(
+        self, data: bytes, options: DetectOptions, present: Present[Answer]
+    ) -> Answer:
+        """Detect in one encoded picture and give what `present` makes of it.
+
+        Raises the errors of `service.errors`.
+        """
+        if self._in_flight >= self.limits.max_in_flight:
+            raise Overloaded(
+                f"{self._in_flight} requests are under way; try again later", retry_after_s=1.0
+            )
+        self._in_flight += 1
+        try:
+            return await self._detect(data, options, present)
+        finally:
+            self._in_flight -= 1
+
+    async def _detect(
+        self, data: bytes, options: DetectOptions, present: Present[Answer]
+    ) -> Answer:
+        arrived_s = time.monotonic()
+        model = self.registry.resolve(options.model)
+        manifest = model.source.manifest
+        settings = postprocess_settings(manifest, options)
+        image, pixels, geometry = await self._on_worker(
+            lambda: _decode(data, self.limits.image, manifest.input_size)
+        )
+        decoded_s = time.monotonic()
+        row = await model.batcher.submit(
+            pixels,
+            priority=options.priority,
+            deadline_s=arrived_s + (options.timeout_s or self.limits.default_timeout_s),
+        )
+        inferred_s = time.monotonic()
+
+        def finish() -> Answer:
+            detections = postprocess(
+                _candidates(row),
+                geometry,
+                settings,
+                with_masks=manifest.task == "instance" and options.mask_format != "none",
+            )
+            finished_s = time.monotonic()
+            result = DetectionResult(
+                model=model.identity,
+                width=geometry.image_width,
+                height=geometry.image_height,
+                detections=_named(detections, manifest),
+                timings=Timings(
+                    decode_s=decoded_s - arrived_s,
+                    queue_s=row.queue_s,
+                    infer_s=row.infer_s,
+                    postprocess_s=finished_s - inferred_s,
+                    total_s=finished_s - arrived_s,
+                ),
+                batch_size=row.batch_size,
+            )
+            return present(result, image)
+
+        return await self._on_worker(finish)
+
+    async def _on_worker(self, work: Callable[[], Answer]) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+
+def postprocess_settings(manifest: ModelManifest, options: DetectOptions) -> PostprocessSettings:
+    """The model's thresholds, with what the request asks for in their place.
+
+    Raises InvalidOption for classes that the model does not have.
+    """
+    thresholds = manifest.thresholds
+    return replace(
+        SERVING_SETTINGS[manifest.task],
+        score_threshold=_first(options.score_threshold, thresholds.score),
+        iou_threshold=_first(options.iou_threshold, thresholds.iou),
+        max_detections=_first(options.max_detections, thresholds.max_detections),
+        class_agnostic=options.class_agnostic_nms,
+        class_ids=None if options.classes is None else _class_ids(manifest, options.classes),
+    )
+
+
+def _first(asked: Answer | None, default: Answer) -> Answer:
+    return default if asked is None else asked
+
+
+def _class_ids(manifest: ModelManifest, wanted: tuple[str, ...]) -> tuple[int, ...]:
+    """Names or ids, as written by the caller, to ids."""
+    ids_by_name = {name.casefold(): index for index, name in enumerate(manifest.classes)}
+    ids: list[int] = []
+    for text in wanted:
+        found = ids_by_name.get(text.casefold())
+        if found is None and text.isdecimal() and int(text) < len(manifest.classes):
+            found = int(text)
+        if found is None:
+            near = difflib.get_close_matches(text.casefold(), ids_by_name, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            detail = (
+                f"model '{manifest.name}' has no class '{text}'{hint} It has "
+                f"{len(manifest.classes)} classes; /models lists them"
+            )
+            raise InvalidOption(detail, errors=[FieldError("/classes", detail)])
+        ids.append(found)
+    return tuple(ids)
+
+
+def _decode(
+    data: bytes, limits: ImageLimits, input_size: tuple[int, int]
+) -> tuple[DecodedImage, NDArray[np.uint8], Letterbox]:
+    image = decode(data, limits)
+    height, width = input_size
+    pixels, geometry = letterbox(image.pixels_bgr, width, height)
+    return image, pixels, geometry
+
+
+def _candidates(row: InferenceRow) -> Candidates:
+    """One row of the graph's outputs, by their names."""
+    outputs = cast("dict[str, NDArray[np.float32]]", row.outputs)
+    return Candidates(
+        boxes=outputs["boxes"],
+        scores=outputs["scores"],
+        labels=cast("NDArray[np.int32]", row.outputs["labels"]),
+        kernels=outputs.get("kernels"),
+        priors=outputs.get("priors"),
+        mask_features=outputs.get("mask_features"),
+    )
+
+
+def _named(detections: Detections, manifest: ModelManifest) -> list[Detection]:
+    """Arrays to values, with the classes' names."""
+    masks = detections.masks
+    rotated = detections.rotated_boxes
+    found: list[Detection] = []
+    for index, class_id in enumerate(detections.labels.tolist()):
+        x1, y1, x2, y2 = detections.boxes_xyxy[index].tolist()
+        found.append(
+            Detection(
+                label=manifest.classes[class_id],
+                class_id=class_id,
+                score=float(detections.scores[index]),
+                box=(x1, y1, x2, y2),
+                mask=None if masks is None else masks[index],
+                rotated_box=None if rotated is None else RotatedBox(*rotated[index].tolist()),
+            )
+        )
+    return found
+
+

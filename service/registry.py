@@ -1,0 +1,150 @@
+"""The models that are being served: each with its runtime and its queue, and which is meant."""
+
+import difflib
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from service.detection import ModelIdentity
+from service.errors import ModelNotReady, UnknownModel
+from service.models import ModelRepository, RepositoryError, RepositoryModel
+from service.runtime.base import Runtime
+from service.scheduler.batcher import Batcher
+
+logger = logging.getLogger(__name__)
+
+#: Which kind of model answers first where a request names none.
+_TASK_ORDER = ("detect", "instance", "rotated")
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A loaded model."""
+
+    source: RepositoryModel
+    runtime: Runtime
+    batcher: Batcher
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """As it stands in answers."""
+        manifest = self.source.manifest
+        return ModelIdentity(manifest.name, str(self.source.version), manifest.task)
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """One model as `/models` and `/readyz` show it; `problem` says why it failed."""
+
+    name: str
+    state: Literal["ready", "failed"]
+    served: ServedModel | None = None
+    problem: str | None = None
+
+
+class ModelRegistry:
+    """Opens models of a repository and gives out the one that a request means."""
+
+    def __init__(
+        self,
+        repository: ModelRepository,
+        open_runtime: Callable[[RepositoryModel], Runtime],
+        *,
+        max_waiting: int,
+        default_model: str | None = None,
+    ) -> None:
+        self._repository = repository
+        self._open_runtime = open_runtime
+        self._max_waiting = max_waiting
+        self._default_model = default_model
+        self._models: dict[str, ModelStatus] = {}
+
+    @property
+    def statuses(self) -> Sequence[ModelStatus]:
+        """Every model that was asked for, in the order in which they answer by default."""
+        return sorted(self._models.values(), key=_default_order)
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is anything to serve with."""
+        return any(status.state == "ready" for status in self._models.values())
+
+    @property
+    def default_name(self) -> str | None:
+        """The model that answers requests which name none."""
+        if self._default_model is not None:
+            return self._default_model
+        return next((s.name for s in self.statuses if s.state == "ready"), None)
+
+    def open(self, names: Sequence[str]) -> None:
+        """Open models and their runtimes; blocks. No names: all that the repository has.
+
+        A model that cannot be opened does not keep the others from being served, unless it was
+        asked for by name. Raises RepositoryError for that, or where there is none at all.
+        """
+        wanted = list(names) or self._repository.names()
+        if self._default_model is not None and self._default_model not in wanted:
+            raise RepositoryError(
+                f"the default model '{self._default_model}' is not among those to serve: "
+                f"{', '.join(wanted) or 'none'}"
+            )
+        for name in wanted:
+            try:
+                self._models[name] = ModelStatus(name, "ready", self._open(name))
+            except RepositoryError as error:
+                if names:
+                    raise
+                logger.error("model %s is not served: %s", name, error)
+                self._models[name] = ModelStatus(name, "failed", problem=str(error))
+        if not self._models:
+            raise RepositoryError(
+                "the model repository has no models; add one with 'rtmdet models import' "
+                "or 'rtmdet models pull'"
+            )
+
+    def start(self) -> None:
+        """Begin to serve, on the running event loop."""
+        for served in self._served():
+            served.batcher.start()
+
+    async def stop(self) -> None:
+        """Finish what is queued and release every runtime."""
+        for served in self._served():
+            await served.batcher.stop()
+
+    def resolve(self, name: str | None) -> ServedModel:
+        """The model of that name, or the default one. Raises UnknownModel, ModelNotReady."""
+        wanted = name if name is not None else self.default_name
+        if wanted is None:
+            raise ModelNotReady("no model could be loaded; see /readyz")
+        status = self._models.get(wanted)
+        if status is None:
+            raise UnknownModel(f"no model '{wanted}'{self._hint(wanted)}")
+        if status.served is None:
+            raise ModelNotReady(f"model '{wanted}' could not be loaded: {status.problem}")
+        return status.served
+
+    def _open(self, name: str) -> ServedModel:
+        source = self._repository.open(name)
+        try:
+            runtime = self._open_runtime(source)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise RepositoryError(f"{source.graph_path}: cannot be loaded: {reason}") from error
+        logger.info("model %s version %d: %s", name, source.version, runtime.description)
+        return ServedModel(source, runtime, Batcher(runtime, max_waiting=self._max_waiting))
+
+    def _served(self) -> list[ServedModel]:
+        return [status.served for status in self._models.values() if status.served is not None]
+
+    def _hint(self, name: str) -> str:
+        near = difflib.get_close_matches(name, self._models, n=1)
+        there_are = f"; there are: {', '.join(sorted(self._models))}"
+        return (f"; did you mean '{near[0]}'?" if near else "") + there_are
+
+
+def _default_order(status: ModelStatus) -> tuple[int, str]:
+    if status.served is None:
+        return len(_TASK_ORDER), status.name
+    return _TASK_ORDER.index(status.served.identity.task), status.name

@@ -1,0 +1,134 @@
+"""The embedded runtime: OpenVINO on the processor, in this process.
+
+A graph is compiled twice: once for latency, all threads on one picture, and once for throughput,
+a thread per picture. A request that is alone takes the first, concurrent ones the second.
+"""
+
+import os
+import queue
+import threading
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+from numpy.typing import NDArray
+
+from service.runtime.base import Outputs
+from service.settings import Precision
+
+_DEVICE = "CPU"
+
+
+class OpenVINOSession:
+    """One model compiled for one input size, a picture at a time.
+
+    On a processor a larger batch brings no throughput (the convolutions fill it already) and
+    costs latency, so the batch is fixed to one and pictures run side by side instead.
+    """
+
+    max_batch_size = 1
+
+    def __init__(
+        self,
+        graph_path: Path,
+        *,
+        input_size: tuple[int, int],
+        precision: Precision = "auto",
+        num_threads: int = 0,
+        outputs: tuple[str, ...] | None = None,
+    ) -> None:
+        """Compile for pictures of `input_size` (height, width).
+
+        `num_threads` 0 takes every core that the process may use. `outputs` names tensors of the
+        graph to be given instead of its own outputs. Raises RuntimeError where OpenVINO cannot
+        read or compile the graph.
+        """
+        core = ov.Core()
+        graph = core.read_model(graph_path)
+        if outputs is not None:
+            graph = _cut(graph, outputs)
+        graph.reshape({graph.input(0): [1, *input_size, 3]})
+        threads = num_threads or len(os.sched_getaffinity(0))
+        shared = {"INFERENCE_NUM_THREADS": threads}
+        if precision != "auto":
+            shared["INFERENCE_PRECISION_HINT"] = precision
+        self._names = [output.get_any_name() for output in graph.outputs]
+        self._alone = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": 1})
+        self._together = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": threads})
+        self._concurrency = threads
+        self._alone_request = self._alone.create_infer_request()
+        self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
+        for _ in range(threads):
+            self._requests.put(self._together.create_infer_request())
+        self._num_running = 0
+        self._lock = threading.Lock()
+        # The first inference of a request allocates its buffers; let no caller wait for that.
+        blank = np.zeros((1, *input_size, 3), np.uint8)
+        self._run(self._alone_request, blank)
+        for _ in range(threads):
+            request = self._requests.get()
+            self._run(request, blank)
+            self._requests.put(request)
+
+    @property
+    def concurrency(self) -> int:
+        """One picture per thread."""
+        return self._concurrency
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic that OpenVINO chose: `f32`, `bf16` or `f16`."""
+        hint = self._alone.get_property("INFERENCE_PRECISION_HINT")
+        return hint.get_type_name()
+
+    @property
+    def description(self) -> str:
+        """As shown by `/models`."""
+        return f"OpenVINO {ov.__version__.split('-')[0]} CPU {self.precision}"
+
+    def infer(self, images: NDArray[np.uint8]) -> Outputs:
+        """uint8 BGR [1, h, w, 3] -> the graph's outputs."""
+        with self._lock:
+            alone = self._num_running == 0
+            self._num_running += 1
+        try:
+            if alone:
+                return self._run(self._alone_request, images)
+            request = self._requests.get()
+            try:
+                return self._run(request, images)
+            finally:
+                self._requests.put(request)
+        finally:
+            with self._lock:
+                self._num_running -= 1
+
+    def close(self) -> None:
+        """Nothing to do: OpenVINO releases everything with the object."""
+
+    def _run(self, request: ov.InferRequest, images: NDArray[np.uint8]) -> Outputs:
+        request.infer({0: ov.Tensor(images, shared_memory=True)}, share_inputs=True)
+        # The request's own buffers are written again by its next inference.
+        return {
+            name: np.array(request.get_output_tensor(index).data)
+            for index, name in enumerate(self._names)
+        }
+
+
+def _cut(graph: ov.Model, names: tuple[str, ...]) -> ov.Model:
+    """The part of `graph` that computes the tensors of these names."""
+    found = {
+        name: output
+        for op in graph.get_ordered_ops()
+        for output in op.outputs()
+        for name in output.get_names()
+        if name in names
+    }
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f"the graph has no tensor named {', '.join(missing)}")
+    results = [ov.opset13.result(found[name]) for name in names]
+    cut = ov.Model(results, graph.get_parameters(), graph.get_friendly_name())
+    for output, name in zip(cut.outputs, names, strict=True):
+        output.set_names({name})
+    return cut

@@ -1,0 +1,50 @@
+"""Builds the service from its settings: the one place where parts are put together."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+from service.codecs.images import ImageLimits
+from service.detector import Detector, DetectorLimits
+from service.models import ModelRepository, RepositoryModel
+from service.registry import ModelRegistry
+from service.runtime.base import Runtime
+from service.settings import Settings
+
+
+def build_detector(settings: Settings) -> Detector:
+    """Open the models and put the detector together; blocks until they are compiled.
+
+    Raises RepositoryError where there is nothing to serve.
+    """
+    registry = ModelRegistry(
+        ModelRepository(settings.model_repository),
+        lambda source: open_runtime(source, settings),
+        max_waiting=settings.max_queue,
+        default_model=settings.default_model,
+    )
+    registry.open(settings.models)
+    limits = DetectorLimits(
+        image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+        max_in_flight=settings.max_queue,
+        default_timeout_s=settings.request_timeout_ms / 1000,
+    )
+    num_workers = settings.worker_threads or len(os.sched_getaffinity(0))
+    workers = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
+    return Detector(registry, workers, limits)
+
+
+def open_runtime(source: RepositoryModel, settings: Settings) -> Runtime:
+    """The runtime that the settings choose, holding one model."""
+    if settings.runtime == "fake":
+        from service.runtime.fake import FakeRuntime
+
+        return FakeRuntime()
+    # Imported here because a server with another runtime need not have OpenVINO.
+    from service.runtime.openvino_session import OpenVINOSession
+
+    return OpenVINOSession(
+        source.graph_path,
+        input_size=source.manifest.input_size,
+        precision=settings.precision,
+        num_threads=settings.inference_threads,
+    )
