@@ -18,6 +18,7 @@ from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 
 from model.onnx_graph import (
     STANDARD_DOMAINS,
+    constant_value,
     data_ports,
     element_types,
     label,
@@ -113,7 +114,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
     """So that a constant is treated as a weight is. Strings and sparse tensors stay nodes."""
     kept = []
     for node in graph.node:
-        value = _constant_value(node) if node.op_type == "Constant" else None
+        value = constant_value(node)
         if value is None:
             kept.append(node)
             continue
@@ -121,21 +122,6 @@ def _constants_to_initializers(graph: GraphProto) -> None:
         graph.initializer.append(value)
     del graph.node[:]
     graph.node.extend(kept)
-
-
-def _constant_value(node: NodeProto) -> TensorProto | None:
-    (attribute,) = node.attribute
-    value = onnx.helper.get_attribute_value(attribute)
-    match attribute.name:
-        case "value":
-            tensor = TensorProto()
-            tensor.CopyFrom(value)
-            return tensor
-        case "value_float" | "value_floats":
-            return numpy_helper.from_array(np.asarray(value, np.float32))
-        case "value_int" | "value_ints":
-            return numpy_helper.from_array(np.asarray(value, np.int64))
-    return None
 
 
 def _trunk(graph: GraphProto) -> set[int]:

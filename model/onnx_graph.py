@@ -7,8 +7,9 @@ imports torch.
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
 import onnx
-from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
 #: The names under which the standard operators are filed.
 STANDARD_DOMAINS = ("", "ai.onnx")
@@ -52,6 +53,38 @@ def element_types(graph: GraphProto) -> dict[str, int]:
     }
     types.update((tensor.name, tensor.data_type) for tensor in graph.initializer)
     return types
+
+
+def constant_value(node: NodeProto) -> TensorProto | None:
+    """A copy of what a Constant node holds; None for strings, sparse tensors and other nodes."""
+    if node.op_type != "Constant":
+        return None
+    (attribute,) = node.attribute
+    value = onnx.helper.get_attribute_value(attribute)
+    match attribute.name:
+        case "value":
+            tensor = TensorProto()
+            tensor.CopyFrom(value)
+            return tensor
+        case "value_float" | "value_floats":
+            return numpy_helper.from_array(np.asarray(value, np.float32))
+        case "value_int" | "value_ints":
+            return numpy_helper.from_array(np.asarray(value, np.int64))
+    return None
+
+
+def constants(graph: GraphProto) -> dict[str, TensorProto]:
+    """Every tensor whose value stands in the graph: initializers and what Constant nodes hold.
+
+    An initializer that is a graph input too is only a default, hence no constant.
+    """
+    inputs = {info.name for info in graph.input}
+    known = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
+    for node in graph.node:
+        value = constant_value(node)
+        if value is not None:
+            known[node.output[0]] = value
+    return known
 
 
 def label(node: NodeProto) -> str:
