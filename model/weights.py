@@ -6,11 +6,27 @@ ours under one.
 """
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
-from model.config import STRIDES
-from model.rtmdet import RTMDet
+from model.classifier import CSPNeXtClassifier, build_classifier
+from model.config import CLASSIFIERS, STRIDES, VARIANTS
+from model.rtmdet import RTMDet, build_rtmdet
+
+
+class ForeignCheckpoint(ValueError):
+    """Weights of another network than the one that they were given to."""
+
+
+Network = RTMDet | CSPNeXtClassifier
+
+#: What to do with a classification layer for another number of classes than the network has:
+#: refuse the weights, or leave the network's own layer as it is.
+ClassLayer = Literal["strict", "reinitialise"]
 
 #: Part of our name to part of the published one; every rule that matches is applied, in order.
 _RULES: tuple[tuple[str, str], ...] = (
@@ -69,3 +85,195 @@ def to_published(network: nn.Module) -> dict[str, Tensor]:
         for name, tensor in network.state_dict().items()
         for published in table[name]
     }
+
+
+#: Our names of the layers whose size depends on the number of classes begin so.
+_CLASS_LAYERS = ("head.cls_predictors.", "fc.")
+
+_PUBLISHED_CLASS_BIASES = ("bbox_head.rtm_cls.0.bias", "head.fc.bias")
+
+#: What training wrappers put before every name.
+_WRAPPERS = re.compile(r"^(?:(?:module|model)\.)+")
+
+#: Mean and std of the pictures; ours stand in the manifest.
+_PREPROCESSOR = "data_preprocessor."
+
+#: Batch norms count their batches; old files have no such counter and nothing needs it.
+_COUNTER = ".num_batches_tracked"
+
+
+def plain_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` without the prefixes of wrappers and without the preprocessor's constants."""
+    plain: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        bare = _WRAPPERS.sub("", name)
+        if bare.startswith(_PREPROCESSOR):
+            continue
+        if bare in plain:
+            raise ForeignCheckpoint(f"'{bare}' is there twice, under different prefixes")
+        plain[bare] = tensor
+    return plain
+
+
+def num_published_classes(state: Mapping[str, Tensor]) -> int | None:
+    """How many classes published weights predict; None where they predict none."""
+    published = plain_names(state)
+    for name in _PUBLISHED_CLASS_BIASES:
+        if name in published:
+            return published[name].numel()
+    return None
+
+
+def from_published(
+    state: Mapping[str, Tensor], network: Network, *, class_layer: ClassLayer = "strict"
+) -> dict[str, Tensor]:
+    """Published weights under our names, in the network's types; `network` stays as it is.
+
+    Every tensor must be there, of the right shape, finite, and equal under all of its names;
+    nothing else may be there but the preprocessor's constants. Prefixes of wrappers are removed,
+    and counters of batch norms may be missing. With `class_layer="reinitialise"` a classification
+    layer for another number of classes is left out. Raises ForeignCheckpoint, which says what
+    does not fit and which member of the family the weights look like.
+    """
+    published = plain_names(state)
+    table = name_table(network)
+    num_theirs, num_ours = num_published_classes(published), _num_classes(network)
+    if num_theirs is not None and num_theirs != num_ours:
+        layer = [name for name in table if name.startswith(_CLASS_LAYERS)]
+        layer_names = {other for name in layer for other in table.pop(name)}
+        published = {name: value for name, value in published.items() if name not in layer_names}
+        if class_layer == "strict" and not _difference(published, table, network):
+            raise ForeignCheckpoint(
+                f"the weights predict {num_theirs} classes and the network {num_ours}: name the "
+                "classes that the weights were trained with, or ask for a fresh classification "
+                "layer (class_layer='reinitialise') and train it"
+            )
+    return _matched(published, table, network)
+
+
+def load_published(
+    network: Network, state: Mapping[str, Tensor], *, class_layer: ClassLayer = "strict"
+) -> list[str]:
+    """Load published weights into `network`; returns our names of what kept its own values.
+
+    The list is empty unless `class_layer` is "reinitialise" and the numbers of classes differ.
+    Raises ForeignCheckpoint as `from_published` does; then the network is unchanged.
+    """
+    ours = from_published(state, network, class_layer=class_layer)
+    network.load_state_dict(ours, strict=False)
+    return [name for name in network.state_dict() if name not in ours]
+
+
+def load_backbone(network: Network, state: Mapping[str, Tensor]) -> None:
+    """Load the backbone alone, out of a published classifier or detector.
+
+    Raises ForeignCheckpoint where the backbone is missing, incomplete or of another size.
+    """
+    prefix = "backbone."
+    table = {name: others for name, others in name_table(network).items() if prefix in name[:9]}
+    published = {
+        name: value for name, value in plain_names(state).items() if name.startswith(prefix)
+    }
+    network.load_state_dict(_matched(published, table, network), strict=False)
+
+
+def recognise(state: Mapping[str, Tensor]) -> str | None:
+    """The variant or classifier that published weights fit, for any classes; None if there is none.
+
+    >>> recognise(torch.load("rtmdet_s_8xb32-300e_coco.pth")["state_dict"])  # doctest: +SKIP
+    'rtmdet-s'
+    """
+    published = plain_names(state)
+    for name, network in _family():
+        table = name_table(network)
+        layer = [ours for ours in table if ours.startswith(_CLASS_LAYERS)]
+        layer_names = {other for ours in layer for other in table.pop(ours)}
+        rest = {other: value for other, value in published.items() if other not in layer_names}
+        if len(rest) < len(published) and not _difference(rest, table, network):
+            return name
+    return None
+
+
+def _family() -> Iterator[tuple[str, Network]]:
+    """Every member by name, without memory for its weights."""
+    for name, config in VARIANTS.items():
+        with torch.device("meta"):
+            detector = build_rtmdet(config)
+        yield name, detector
+    for name, backbone in CLASSIFIERS.items():
+        with torch.device("meta"):
+            classifier = build_classifier(backbone)
+        yield name, classifier
+
+
+def _num_classes(network: Network) -> int:
+    return network.config.num_classes if isinstance(network, RTMDet) else network.fc.out_features
+
+
+def _description(network: Network) -> str:
+    kind = network.config.name if isinstance(network, RTMDet) else "the CSPNeXt classifier"
+    return f"{kind} with {_num_classes(network)} classes"
+
+
+def _matched(
+    published: Mapping[str, Tensor], table: Mapping[str, list[str]], network: Network
+) -> dict[str, Tensor]:
+    """The tensors of `table`, under our names and in our types; strict in both directions."""
+    if difference := _difference(published, table, network):
+        raise ForeignCheckpoint(_complaint(difference, published, network))
+    wanted = network.state_dict()
+    ours: dict[str, Tensor] = {}
+    for name, names in table.items():
+        copies = [published[other] for other in names if other in published]
+        if not copies:  # a counter
+            copies = [torch.zeros_like(wanted[name], device="cpu")]
+        if not all(torch.equal(copies[0], copy) for copy in copies[1:]):
+            raise ForeignCheckpoint(f"'{names[0]}' and '{names[-1]}' are one tensor, but differ")
+        if copies[0].is_floating_point() and not copies[0].isfinite().all():
+            raise ForeignCheckpoint(f"'{names[0]}' has values that are not finite")
+        ours[name] = copies[0].to(wanted[name].dtype)
+    return ours
+
+
+@dataclass(frozen=True)
+class _Difference:
+    """Published names that are missing or too many, and shapes that are wrong."""
+
+    missing: list[str]
+    unexpected: list[str]
+    misshapen: list[str]
+
+    def __bool__(self) -> bool:
+        return bool(self.missing or self.unexpected or self.misshapen)
+
+
+def _difference(
+    published: Mapping[str, Tensor], table: Mapping[str, list[str]], network: nn.Module
+) -> _Difference:
+    tensors = network.state_dict()
+    wanted = {other: tensors[name].shape for name, names in table.items() for other in names}
+    return _Difference(
+        missing=[name for name in wanted if name not in published and not name.endswith(_COUNTER)],
+        unexpected=[name for name in published if name not in wanted],
+        misshapen=[
+            f"{name} {list(published[name].shape)} instead of {list(shape)}"
+            for name, shape in wanted.items()
+            if name in published and published[name].shape != shape
+        ],
+    )
+
+
+def _complaint(difference: _Difference, published: Mapping[str, Tensor], network: Network) -> str:
+    kinds = {
+        "missing": difference.missing,
+        "unexpected": difference.unexpected,
+        "of another shape": difference.misshapen,
+    }
+    found = "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    )
+    likeness = recognise(published)
+    hint = f". This looks like {likeness}" if likeness else ""
+    return f"the weights do not fit {_description(network)}: {found}{hint}"
