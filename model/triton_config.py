@@ -8,9 +8,12 @@ parse every variant with the client library's schema.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from model.manifest import GRAPH_FILE, valid_model_name
+
+if TYPE_CHECKING:
+    from onnx import ValueInfoProto
 
 Backend = Literal["tensorrt", "onnxruntime", "openvino"]
 
@@ -31,10 +34,12 @@ _DATA_TYPES = {
     "float16": "TYPE_FP16",
     "float32": "TYPE_FP32",
 }
+# By the numbers of ONNX's `TensorProto.DataType`, so that a server without onnx can import this.
+_ONNX_DTYPES = {1: "float32", 2: "uint8", 6: "int32", 7: "int64", 9: "bool", 10: "float16"}
 
 
 @dataclass(frozen=True)
-class TritonTensor:
+class TensorSpec:
     """An input or output: its name in the graph, numpy's name of its type, its shape.
 
     `dims` leaves the batch axis out. Raises `ValueError` for what Triton would refuse.
@@ -57,6 +62,13 @@ class TritonTensor:
                 f"tensor {self.name!r}: dims {self.dims} must be sizes of 1 or more, "
                 "without the batch axis"
             )
+
+    @classmethod
+    def of(cls, value: "ValueInfoProto") -> "TensorSpec":
+        """What an input or output of an ONNX graph is to Triton; its first axis is the batch."""
+        kind = value.type.tensor_type
+        dims = tuple(dim.dim_value for dim in kind.shape.dim[1:])
+        return cls(value.name, _ONNX_DTYPES.get(kind.elem_type, f"onnx {kind.elem_type}"), dims)
 
 
 @dataclass(frozen=True)
@@ -81,8 +93,8 @@ class TritonOptions:
 def triton_config(
     name: str,
     max_batch_size: int,
-    inputs: Sequence[TritonTensor],
-    outputs: Sequence[TritonTensor],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
     backend: Backend,
     default_model_filename: str | None = None,
     options: TritonOptions = TritonOptions(),
@@ -121,7 +133,7 @@ def triton_config(
 
 
 def _refuse_unfit(
-    name: str, filename: str, max_batch_size: int, tensors: Sequence[TritonTensor]
+    name: str, filename: str, max_batch_size: int, tensors: Sequence[TensorSpec]
 ) -> None:
     valid_model_name(name)
     for text in (name, filename):
@@ -157,11 +169,11 @@ _Value = str | int | tuple[int, ...] | list[tuple[str, "_Value"]]
 _Message = list[tuple[str, _Value]]
 
 
-def _tensor(tensor: TritonTensor) -> _Message:
+def _tensor(tensor: TensorSpec) -> _Message:
     return [("name", tensor.name), *_type_and_dims(tensor)]
 
 
-def _type_and_dims(tensor: TritonTensor) -> _Message:
+def _type_and_dims(tensor: TensorSpec) -> _Message:
     return [("data_type", _Token(_DATA_TYPES[tensor.dtype])), ("dims", tensor.dims)]
 
 
@@ -227,7 +239,7 @@ def _parameter(key: str, value: str) -> tuple[str, _Value]:
     return ("parameters", [("key", key), ("value", [("string_value", value)])])
 
 
-def _warmup(batch_size: int, inputs: Sequence[TritonTensor]) -> _Message:
+def _warmup(batch_size: int, inputs: Sequence[TensorSpec]) -> _Message:
     """One inference on zeros before the model counts as ready."""
     entries: _Message = []
     for tensor in inputs:

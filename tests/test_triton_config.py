@@ -2,18 +2,20 @@ from typing import Any
 
 import pytest
 from google.protobuf import text_format
+from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2
 
-from model.triton_config import Backend, TritonOptions, TritonTensor, triton_config
+from model.triton_config import Backend, TensorSpec, TritonOptions, triton_config
+from tests.detector_graph import detector_graph
 
 # Made at run time, without stubs.
 schema: Any = model_config_pb2
 
-INPUTS = (TritonTensor("images", "uint8", (640, 640, 3)),)
+INPUTS = (TensorSpec("images", "uint8", (640, 640, 3)),)
 OUTPUTS = (
-    TritonTensor("boxes", "float32", (300, 4)),
-    TritonTensor("scores", "float32", (300,)),
-    TritonTensor("labels", "int32", (300,)),
+    TensorSpec("boxes", "float32", (300, 4)),
+    TensorSpec("scores", "float32", (300,)),
+    TensorSpec("labels", "int32", (300,)),
 )
 CPU_BACKENDS: tuple[Backend, ...] = ("onnxruntime", "openvino")
 BACKENDS: tuple[Backend, ...] = ("tensorrt", *CPU_BACKENDS)
@@ -215,7 +217,7 @@ def test_config__warms_up_on_zeros(backend: Backend, max_batch_size: int, sizes:
     "name", ['quote"backslash\\', "new\nline", "tab\tnul\0", "/head/été 图", "}] name: x", "007"]
 )
 def test_config__tensor_names_are_escaped(name: str) -> None:
-    tensor = TritonTensor(name, "uint8", (4, 4, 3))
+    tensor = TensorSpec(name, "uint8", (4, 4, 3))
     message = config(inputs=(tensor,))
     assert message.input[0].name == name
     assert list(message.model_warmup[0].inputs) == [name]
@@ -233,7 +235,7 @@ def test_config__tensor_names_are_escaped(name: str) -> None:
     ],
 )
 def test_config__data_types(dtype: str, expected: int) -> None:
-    assert config(outputs=(TritonTensor("y", dtype, (1,)),)).output[0].data_type == expected
+    assert config(outputs=(TensorSpec("y", dtype, (1,)),)).output[0].data_type == expected
 
 
 @pytest.mark.parametrize(
@@ -283,4 +285,40 @@ def test_tensor__values_that_cannot_be_are_refused(
     name: str, dtype: str, dims: tuple[int, ...], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        TritonTensor(name, dtype, dims)
+        TensorSpec(name, dtype, dims)
+
+
+def test_tensor__of_the_values_of_a_graph() -> None:
+    graph = detector_graph().graph
+    assert [TensorSpec.of(value) for value in (*graph.input, *graph.output)] == [
+        TensorSpec("images", "uint8", (32, 32, 3)),
+        TensorSpec("boxes", "float32", (20, 4)),
+        TensorSpec("scores", "float32", (20,)),
+        TensorSpec("labels", "int32", (20,)),
+        TensorSpec("masks", "float32", (4, 16, 16)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        (TensorProto.BOOL, "bool"),
+        (TensorProto.INT64, "int64"),
+        (TensorProto.FLOAT16, "float16"),
+    ],
+)
+def test_tensor__of_each_element_type(kind: int, dtype: str) -> None:
+    value = helper.make_tensor_value_info("y", kind, ["N", 2])
+    assert TensorSpec.of(value) == TensorSpec("y", dtype, (2,))
+
+
+def test_tensor__of_a_value_whose_size_varies_is_refused() -> None:
+    value = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", "boxes"])
+    with pytest.raises(ValueError, match="must be sizes of 1 or more"):
+        TensorSpec.of(value)
+
+
+def test_tensor__of_a_type_that_triton_lacks_is_refused() -> None:
+    value = helper.make_tensor_value_info("y", TensorProto.COMPLEX64, ["N", 2])
+    with pytest.raises(ValueError, match="no Triton type for 'onnx 14'"):
+        TensorSpec.of(value)
