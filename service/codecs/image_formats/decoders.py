@@ -1,0 +1,60 @@
+"""The two decoders, with their failures mapped to ours.
+
+OpenCV decodes what it decodes well; it lets other threads run meanwhile. Pillow takes the rest.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+
+import cv2
+import numpy as np
+from cv2.typing import MatLike
+from numpy.typing import NDArray
+from PIL import ImageFile
+
+from service.codecs.image_formats.base import damaged
+from service.codecs.image_formats.pixels import over_white
+
+# OpenCV's LOG_LEVEL_SILENT, for which version 4 has no name.
+_SILENT = 0
+
+
+def _silence_opencv() -> None:
+    """Stop OpenCV's log: any client could fill the server's with damaged files.
+
+    Nothing is lost: each failure is raised here. OpenCV 4 and 5 spell the function differently.
+    """
+    set_level: Callable[[int], int] | None = getattr(cv2, "setLogLevel", None)
+    if set_level is None:
+        set_level = cv2.utils.logging.setLogLevel
+    set_level(_SILENT)
+
+
+_silence_opencv()
+
+
+def decode_with_opencv(format_name: str, data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> MatLike:
+    """Grey [h, w], BGR or BGRA [h, w, c] of uint8 or uint16, not turned by any EXIF orientation."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise damaged(format_name, "its pixels are damaged") from error
+    # The annotations leave out that a failure is told by None.
+    if not isinstance(pixels, np.ndarray):
+        raise damaged(format_name, "its pixels are damaged")
+    if pixels.dtype.name not in ("uint8", "uint16"):
+        raise damaged(format_name, f"its pixels are of type {pixels.dtype}")
+    return pixels
+
+
+def decode_with_pillow(
+    format_name: str, data: bytes, plugin: Callable[[BytesIO], ImageFile.ImageFile]
+) -> NDArray[np.uint8]:
+    """BGR uint8 [h, w, 3], transparency laid over white; `plugin` is Pillow's class."""
+    try:
+        with plugin(BytesIO(data)) as image:
+            pixels_rgba = np.asarray(image.convert("RGBA"))
+    # On a damaged file Pillow raises nearly anything, ZeroDivisionError and TypeError included.
+    except Exception as error:
+        raise damaged(format_name, "its pixels are damaged") from error
+    return over_white(cv2.cvtColor(pixels_rgba, cv2.COLOR_RGBA2BGRA))

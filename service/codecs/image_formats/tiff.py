@@ -1,0 +1,164 @@
+"""TIFF 6.0: the first page, of 1 to 8 bits in any colour space but Lab, or 16 bits grey or RGB."""
+
+import re
+import struct
+from math import ceil
+from operator import add
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL.TiffImagePlugin import TiffImageFile
+
+from service.codecs.image_formats.base import (
+    ImageFormat,
+    ImageHeader,
+    cut_off,
+    damaged,
+    not_served,
+)
+from service.codecs.image_formats.decoders import decode_with_opencv, decode_with_pillow
+from service.codecs.image_formats.pixels import to_bgr
+from service.codecs.image_formats.tiff_directory import (
+    Directory,
+    orientation_of,
+    read_directory,
+)
+
+_NAME = "tiff"
+
+_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
+_STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
+_T4_OPTIONS, _T6_OPTIONS, _PREDICTOR, _COLOR_MAP = 292, 293, 317, 320
+_TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
+_EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES = 338, 339, 347
+_YCBCR_COEFFICIENTS, _YCBCR_SUBSAMPLING, _YCBCR_POSITION, _REFERENCE = 529, 530, 531, 532
+_ICC_PROFILE = 34675
+
+_SCALARS = frozenset(
+    (
+        _WIDTH, _HEIGHT, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _ROWS_PER_STRIP,
+        _PLANAR, _T4_OPTIONS, _T6_OPTIONS, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _YCBCR_POSITION,
+    )
+)  # fmt: skip
+_ARRAYS = frozenset(
+    (
+        _BITS, _STRIP_OFFSETS, _STRIP_BYTES, _COLOR_MAP, _TILE_OFFSETS, _TILE_BYTES,
+        _EXTRA_SAMPLES, _SAMPLE_FORMAT, _JPEG_TABLES, _YCBCR_COEFFICIENTS, _YCBCR_SUBSAMPLING,
+        _REFERENCE,
+    )
+)  # fmt: skip
+
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _CMYK, _YCBCR = 0, 1, 2, 3, 5, 6
+_UNSIGNED = 1
+_INTERLEAVED, _SEPARATE_PLANES = 1, 2
+
+# A decoder holds one tile at a time, whatever the size of the image.
+_MAX_TILE_PIXELS = 1 << 24
+_MAX_PARTS = 100_000
+
+
+def read_header(data: bytes) -> ImageHeader:
+    """Read the first directory, and compare the file's length with the parts it states."""
+    directory = read_directory(data)
+    width, height = directory.integer(_WIDTH), directory.integer(_HEIGHT)
+    if width == 0 or height == 0:
+        raise damaged(_NAME, "it has no size")
+    _check_kind(directory)
+    _check_complete(directory, width, height)
+    return ImageHeader(
+        _NAME,
+        width,
+        height,
+        orientation_of(directory),
+        has_icc_profile=_ICC_PROFILE in directory.entries,
+    )
+
+
+def read_pixels(data: bytes) -> NDArray[np.uint8]:
+    """Decode the first page. 16 bits go through OpenCV, as Pillow cuts them to the high byte."""
+    directory = read_directory(data)
+    page = _single_page_file(directory)
+    if max(_bits_per_sample(directory)) <= 8:
+        return decode_with_pillow(_NAME, page, TiffImageFile)
+    pixels = decode_with_opencv(_NAME, page)
+    if directory.integer(_PHOTOMETRIC) == _MIN_IS_WHITE:
+        pixels = cv2.bitwise_not(pixels)
+    return to_bgr(pixels)
+
+
+def _bits_per_sample(directory: Directory) -> tuple[int, ...]:
+    return directory.integers(_BITS, default=(1,))
+
+
+def _check_kind(directory: Directory) -> None:
+    bits = _bits_per_sample(directory)
+    photometric = directory.integer(_PHOTOMETRIC)
+    num_samples = directory.integer(_SAMPLES, 1)
+    sample_formats = directory.integers(_SAMPLE_FORMAT, default=(_UNSIGNED,))
+    if set(sample_formats) != {_UNSIGNED}:
+        raise not_served("TIFF with signed or floating-point pixels")
+    if max(bits) <= 8 and photometric in (
+        _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _CMYK, _YCBCR
+    ):  # fmt: skip
+        return
+    sixteen_bits = (
+        (photometric in (_MIN_IS_WHITE, _MIN_IS_BLACK) and num_samples == 1)
+        or (photometric == _RGB and num_samples in (3, 4))
+    ) and directory.integer(_PLANAR, _INTERLEAVED) == _INTERLEAVED
+    if set(bits) != {16} or not sixteen_bits:
+        raise not_served(f"TIFF of {max(bits)} bits in colour space {photometric}")
+
+
+def _check_complete(directory: Directory, width: int, height: int) -> None:
+    """Every strip or tile must be there: decoders leave what is missing black."""
+    tiled = _TILE_OFFSETS in directory.entries
+    num_parts = _num_tiles(directory, width, height) if tiled else _num_strips(directory, height)
+    if directory.integer(_PLANAR, _INTERLEAVED) == _SEPARATE_PLANES:
+        num_parts *= directory.integer(_SAMPLES, 1)
+    if num_parts > _MAX_PARTS:
+        raise damaged(_NAME, f"it has more than {_MAX_PARTS} strips or tiles")
+    offsets = directory.integers(_TILE_OFFSETS if tiled else _STRIP_OFFSETS)
+    sizes = directory.integers(_TILE_BYTES if tiled else _STRIP_BYTES)
+    if num_parts == 0 or min(len(offsets), len(sizes)) < num_parts:
+        raise damaged(_NAME, "strips or tiles are missing")
+    if max(map(add, offsets, sizes)) > len(directory.data):
+        raise cut_off(_NAME)
+
+
+def _num_strips(directory: Directory, height: int) -> int:
+    rows_per_strip = directory.integer(_ROWS_PER_STRIP, height)
+    return ceil(height / rows_per_strip) if rows_per_strip else 0
+
+
+def _num_tiles(directory: Directory, width: int, height: int) -> int:
+    tile_width, tile_height = directory.integer(_TILE_WIDTH), directory.integer(_TILE_HEIGHT)
+    if not 0 < tile_width * tile_height <= _MAX_TILE_PIXELS:
+        raise damaged(_NAME, f"its tiles must have 1 to {_MAX_TILE_PIXELS} pixels")
+    return ceil(width / tile_width) * ceil(height / tile_height)
+
+
+def _single_page_file(directory: Directory) -> bytes:
+    """The same bytes with a new directory at the end: only the tags that make pixels."""
+    entries = [
+        entry.raw
+        for tag, entry in sorted(directory.entries.items())
+        if tag in _ARRAYS or (tag in _SCALARS and entry.count == 1)
+        if entry.end <= len(directory.data)
+    ]
+    data, order = directory.data, directory.byte_order
+    padding = bytes(len(data) % 2)
+    return b"".join(
+        (
+            data[:4],
+            struct.pack(f"{order}I", len(data) + len(padding)),
+            data[8:],
+            padding,
+            struct.pack(f"{order}H", len(entries)),
+            *entries,
+            struct.pack(f"{order}I", 0),
+        )
+    )
+
+
+FORMAT = ImageFormat(_NAME, re.compile(rb"II\*\0|MM\0\*"), read_header, read_pixels)
