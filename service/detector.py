@@ -67,9 +67,7 @@ class Detector:
         await self.registry.stop()
         self._workers.shutdown()
 
-    async def detect(
-        self, data: bytes, options: DetectOptions, present: Present[Answer]
-    ) -> Answer:
+    async def detect(self, data: bytes, options: DetectOptions, present: Present[Answer]) -> Answer:
         """Detect in one encoded picture and give what `present` makes of it.
 
         Raises the errors of `service.errors`.
@@ -212,5 +210,3 @@ def _named(detections: Detections, manifest: ModelManifest) -> list[Detection]:
             )
         )
     return found
-
-

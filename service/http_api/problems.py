@@ -1,0 +1,76 @@
+"""Errors as RFC 9457 `application/problem+json`: one table from the tree to HTTP statuses."""
+
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from service import errors
+from service.errors import ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+
+#: The status of an error is that of the nearest class above it that stands here.
+HTTP_STATUS: dict[type[ServiceError], int] = {
+    errors.InvalidRequest: 400,
+    errors.UndecodableImage: 400,
+    errors.UnknownModel: 404,
+    errors.NotAcceptable: 406,
+    errors.ImageTooLarge: 413,
+    errors.UnsupportedMediaType: 415,
+    errors.InvalidOption: 422,
+    errors.RequestRefused: 400,
+    errors.InferenceFailed: 500,
+    errors.DeadlineExceeded: 504,
+    errors.ServiceUnavailable: 503,
+    ServiceError: 500,
+}
+
+
+def problem_response(error: ServiceError, *, instance: str, request_id: str) -> Response:
+    """The answer to a request that raised `error`."""
+    status = next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
+    body: dict[str, object] = {
+        "type": f"/problems/{error.code}",
+        "title": error.title,
+        "status": status,
+        "detail": error.detail,
+        "instance": instance,
+        "code": error.code,
+        "request_id": request_id,
+    }
+    headers: dict[str, str] = {}
+    if error.errors:
+        body["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in error.errors]
+    if error.limits:
+        body["limits"] = dict(error.limits)
+    if error.retry_after_s is not None:
+        body["retry_after_ms"] = round(error.retry_after_s * 1000)
+        # The header counts whole seconds.
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return Response(to_json(body), status, headers, MEDIA_TYPE)
+
+
+def plain_problem(status: int, title: str, detail: str, *, instance: str, request_id: str) -> bytes:
+    """A problem that is not of our tree: no such path, a method that is not allowed, a bug."""
+    code = title.lower().replace(" ", "-")
+    return to_json(
+        {
+            "type": "about:blank",
+            "title": title,
+            "status": status,
+            "detail": detail,
+            "instance": instance,
+            "code": code,
+            "request_id": request_id,
+        }
+    )
+
+
+def all_problems() -> dict[str, type[ServiceError]]:
+    """Every code that an answer may carry, to its class."""
+    found: dict[str, type[ServiceError]] = {}
+    waiting: list[type[ServiceError]] = [ServiceError]
+    while waiting:
+        kind = waiting.pop()
+        found[kind.code] = kind
+        waiting.extend(kind.__subclasses__())
+    return found

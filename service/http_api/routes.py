@@ -1,0 +1,124 @@
+"""The endpoints: each parses, calls the detector, presents."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Request
+from pydantic_core import to_json
+from starlette.responses import Response
+
+from service.codecs.drawing import draw_detections, encode_picture
+from service.codecs.images import DecodedImage
+from service.detection import DetectionResult, DetectOptions
+from service.detector import Detector
+from service.errors import ServiceError
+from service.http_api import openapi
+from service.http_api.negotiation import JPEG, JSON, choose_media_type
+from service.http_api.options import parse_options
+from service.http_api.problems import all_problems
+from service.http_api.request_ids import request_id
+from service.http_api.schemas import detection_json
+from service.http_api.uploads import parse_upload, read_body
+from service.registry import ModelStatus
+
+router = APIRouter()
+
+
+def _detector(request: Request) -> Detector:
+    return request.app.state.detector
+
+
+@router.post("/detect", **openapi.DETECT)
+async def detect(request: Request) -> Response:
+    """Detect objects in one picture.
+
+    The picture comes as the raw body, as the part `image` of a form, or as JSON with base64.
+    Options stand in the query, in form fields or in the JSON, under the same names everywhere.
+    With `Accept: image/jpeg` or `image/png` the answer is the picture with the detections drawn.
+    """
+    detector = _detector(request)
+    media_type = choose_media_type(request.headers.get("accept"))
+    body = await read_body(request, detector.limits.image.max_bytes)
+    content_type = request.headers.get("content-type", "")
+    upload = await asyncio.to_thread(parse_upload, content_type, body)
+    options = parse_options([*request.query_params.multi_items(), *upload.options])
+    answer = _Answer(media_type, options, request_id.get())
+    content = await detector.detect(upload.image, options, answer)
+    return Response(content, media_type=media_type)
+
+
+class _Answer:
+    """Presents a result in the media type that the client asked for."""
+
+    def __init__(self, media_type: str, options: DetectOptions, identity: str) -> None:
+        self._media_type = media_type
+        self._options = options
+        self._identity = identity
+
+    def __call__(self, result: DetectionResult, image: DecodedImage) -> bytes:
+        if self._media_type == JSON:
+            return detection_json(result, self._identity, self._options.mask_format)
+        picture = draw_detections(image.pixels_bgr, result.detections)
+        picture_format: Literal["jpeg", "png"] = "jpeg" if self._media_type == JPEG else "png"
+        return encode_picture(picture, picture_format)
+
+
+@router.get("/models", **openapi.MODELS)
+async def models(request: Request) -> Response:
+    """The models that answer, which of them by default, and those that could not be loaded."""
+    registry = _detector(request).registry
+    listed = [_model(status, registry.default_name) for status in registry.statuses]
+    return Response(to_json({"models": listed}), media_type=JSON)
+
+
+def _model(status: ModelStatus, default_name: str | None) -> dict[str, object]:
+    members: dict[str, object] = {"name": status.name, "state": status.state}
+    if status.problem is not None:
+        members["problem"] = status.problem
+    if status.served is None:
+        return members
+    manifest = status.served.source.manifest
+    height, width = manifest.input_size
+    return members | {
+        "default": status.name == default_name,
+        "task": manifest.task,
+        "variant": manifest.variant,
+        "version": str(status.served.source.version),
+        "classes": manifest.classes,
+        "input_size": {"width": width, "height": height},
+        "thresholds": manifest.thresholds.model_dump(),
+        "metrics": manifest.metrics,
+        "runtime": status.served.runtime.description,
+    }
+
+
+@router.get("/livez", **openapi.LIVEZ)
+async def livez() -> Response:
+    """Whether the process answers at all."""
+    return Response(to_json({"status": "alive"}), media_type=JSON)
+
+
+@router.get("/readyz", **openapi.READYZ)
+async def readyz(request: Request) -> Response:
+    """Whether pictures can be sent: 200, or 503 with what is missing."""
+    registry = _detector(request).registry
+    states = {status.name: status.state for status in registry.statuses}
+    ready = registry.is_ready
+    body = {"status": "ready" if ready else "not ready", "models": states}
+    return Response(to_json(body), 200 if ready else 503, media_type=JSON)
+
+
+@router.get("/problems/{code}", **openapi.PROBLEM)
+async def problem(code: str) -> Response:
+    """What a problem's `type` means."""
+    kinds = all_problems()
+    kind = kinds.get(code)
+    if kind is None:
+        body: dict[str, object] = {"codes": sorted(kinds)}
+        return Response(to_json(body), 404, media_type=JSON)
+    body = {"code": kind.code, "title": kind.title, "meaning": _meaning(kind)}
+    return Response(to_json(body), media_type=JSON)
+
+
+def _meaning(kind: type[ServiceError]) -> str:
+    return (kind.__doc__ or "").strip()

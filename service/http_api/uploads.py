@@ -1,0 +1,168 @@
+"""How a picture and its options arrive: raw body, multipart form, or JSON with base64.
+
+Reading is bounded before it begins; parsing happens on a worker thread.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from email.message import Message
+from typing import cast
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import Field, File, FormParser
+from starlette.requests import Request
+
+from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+
+#: Names of the form part that holds the picture.
+IMAGE_PARTS = ("image", "file")
+
+#: Room for boundaries, part headers, options and JSON around a picture.
+_ENVELOPE_BYTES = 64 * 1024
+
+_HOW_TO = (
+    "send the picture as the body with a Content-Type such as image/jpeg, as the part 'image' of "
+    'multipart/form-data, or as JSON {"image": {"base64": "..."}}'
+)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An encoded picture, and the options that came in the body with it."""
+
+    image: bytes
+    options: Sequence[tuple[str, object]]
+
+
+async def read_body(request: Request, max_image_bytes: int) -> bytes:
+    """The whole body, or ImageTooLarge as soon as it is known to be larger than allowed."""
+    media_type = media_type_of(request)
+    allowed = max_image_bytes
+    if media_type == "application/json":
+        allowed = allowed * 4 // 3 + _ENVELOPE_BYTES
+    elif media_type == "multipart/form-data":
+        allowed += _ENVELOPE_BYTES
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > allowed:
+        raise _too_large(max_image_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > allowed:
+            raise _too_large(max_image_bytes)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def media_type_of(request: Request) -> str:
+    """The body's type without its parameters, in lower case."""
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def parse_upload(content_type: str, body: bytes) -> Upload:
+    """Take the body apart. Raises InvalidRequest, UnsupportedMediaType."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    if not body:
+        raise InvalidRequest(f"the request has no body; {_HOW_TO}")
+    if media_type.startswith("image/") or media_type == "application/octet-stream":
+        return Upload(body, ())
+    if media_type == "multipart/form-data":
+        return _parse_multipart(content_type, body)
+    if media_type == "application/json":
+        return _parse_json(body)
+    written = f"Content-Type '{media_type}' is not served" if media_type else "no Content-Type"
+    raise UnsupportedMediaType(f"{written}; {_HOW_TO}")
+
+
+def _parse_multipart(content_type: str, body: bytes) -> Upload:
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = header.get_param("boundary")
+    if not isinstance(boundary, str) or not boundary:
+        raise InvalidRequest(
+            "multipart/form-data without a boundary; let the client library set it"
+        )
+    images: list[bytes] = []
+    options: list[tuple[str, object]] = []
+
+    def on_field(field: Field) -> None:
+        name = (field.field_name or b"").decode("utf-8", "replace")
+        value = field.value or b""
+        if name in IMAGE_PARTS:
+            images.append(value)
+        else:
+            options.append((name, value.decode("utf-8", "replace")))
+
+    def on_file(file: File) -> None:
+        name = (file.field_name or b"").decode("utf-8", "replace")
+        if name not in IMAGE_PARTS:
+            raise InvalidRequest(f"the file is in the part '{name}'; name the part 'image'")
+        file.file_object.seek(0)
+        images.append(file.file_object.read())
+        file.close()
+
+    # Everything is in memory already, so no part is worth a temporary file.
+    config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1, "MAX_BODY_SIZE": len(body) + 1}
+    parser = FormParser(
+        "multipart/form-data", on_field, on_file, boundary=boundary.encode(), config=config
+    )
+    try:
+        parser.write(body)
+        parser.finalize()
+    except (FormParserError, ValueError) as error:
+        raise InvalidRequest(f"the multipart body is damaged: {error}") from error
+    if len(images) > 1:
+        raise InvalidRequest(f"{len(images)} pictures in one request; send one in each")
+    if not images:
+        raise InvalidRequest("the form has no part 'image'; add the picture under that name")
+    return Upload(images[0], options)
+
+
+def _parse_json(body: bytes) -> Upload:
+    try:
+        document: object = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"the body is no valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidRequest(f"the JSON body must be an object; {_HOW_TO}")
+    members = cast("dict[str, object]", document)
+    image = members.pop("image", None)
+    nested = members.pop("options", {})
+    if not isinstance(nested, dict):
+        raise InvalidRequest("'options' must be an object of names and values")
+    options = [*members.items(), *cast("dict[str, object]", nested).items()]
+    return Upload(_decode_base64(image), options)
+
+
+def _decode_base64(image: object) -> bytes:
+    if isinstance(image, list):
+        raise InvalidRequest("several pictures in one request; send one in each")
+    if not isinstance(image, dict):
+        raise InvalidRequest(f"'image' is missing or no object; {_HOW_TO}")
+    source = cast("dict[str, object]", image)
+    if "url" in source:
+        raise InvalidRequest("pictures are not fetched from URLs; send the bytes as base64")
+    text = source.get("base64")
+    if set(source) != {"base64"} or not isinstance(text, str):
+        raise InvalidRequest("'image' must have the one member 'base64', a string")
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        data = base64.b64decode("".join(text.split()), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InvalidRequest(f"image.base64 is no valid base64: {error}") from error
+    if not data:
+        raise InvalidRequest("image.base64 is empty; put the picture's bytes there")
+    return data
+
+
+def _too_large(max_image_bytes: int) -> ImageTooLarge:
+    return ImageTooLarge(
+        f"the picture has more than {max_image_bytes} bytes; send a smaller or stronger "
+        "compressed one",
+        limits={"max_image_bytes": max_image_bytes},
+    )

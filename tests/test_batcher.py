@@ -1,0 +1,208 @@
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShuttingDown
+from service.runtime.fake import FakeRuntime
+from service.scheduler.batcher import Batcher, InferenceRow
+
+
+def picture(token: int) -> np.ndarray:
+    """A picture whose first pixel makes the fake runtime answer with `token`."""
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[0, 0] = token % 256, token // 256, 9
+    return image
+
+
+def token_of(row: InferenceRow) -> int:
+    x, y = row.outputs["boxes"][0][:2]
+    return int(x) + 256 * int(y)
+
+
+def served(
+    runtime: FakeRuntime,
+    use: Callable[[Batcher], Awaitable[None]],
+    *,
+    max_waiting: int = 1000,
+) -> None:
+    """Run `use` on a started batcher, and stop it after."""
+
+    async def run() -> None:
+        batcher = Batcher(runtime, max_waiting=max_waiting)
+        batcher.start()
+        try:
+            await use(batcher)
+        finally:
+            await batcher.stop()
+
+    asyncio.run(run())
+
+
+def submit(batcher: Batcher, token: int, timeout_s: float = 30.0) -> Awaitable[InferenceRow]:
+    return batcher.submit(
+        picture(token), priority="normal", deadline_s=time.monotonic() + timeout_s
+    )
+
+
+class Gate:
+    """A fault that holds the engine until it is opened."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.open = threading.Event()
+
+    def __call__(self, images: np.ndarray) -> None:
+        self.entered.set()
+        assert self.open.wait(10)
+
+
+def test_submit__together_each_gets_its_own_answer() -> None:
+    runtime = FakeRuntime(max_batch_size=4, concurrency=2)
+
+    async def use(batcher: Batcher) -> None:
+        rows = await asyncio.gather(*(submit(batcher, token) for token in range(500)))
+        assert [token_of(row) for row in rows] == list(range(500))
+
+    served(runtime, use)
+    assert sum(runtime.batch_sizes) == 500
+    assert max(runtime.batch_sizes) <= 4
+
+
+def test_submit__a_busy_engine_lets_requests_gather() -> None:
+    gate = Gate()
+    runtime = FakeRuntime(max_batch_size=8, fault=gate)
+
+    async def use(batcher: Batcher) -> None:
+        first = asyncio.ensure_future(submit(batcher, 0))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        others = [asyncio.ensure_future(submit(batcher, token)) for token in range(1, 6)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        assert {row.batch_size for row in await asyncio.gather(*others)} == {5}
+
+    served(runtime, use)
+    assert runtime.batch_sizes == [1, 5]
+
+
+def test_submit__more_than_may_wait_are_refused_at_once() -> None:
+    gate = Gate()
+
+    async def use(batcher: Batcher) -> None:
+        running = asyncio.ensure_future(submit(batcher, 0))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        queued = [asyncio.ensure_future(submit(batcher, token)) for token in (1, 2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded) as caught:
+            await submit(batcher, 3)
+        assert caught.value.retry_after_s is not None
+        gate.open.set()
+        await asyncio.gather(running, *queued)
+
+    served(FakeRuntime(max_batch_size=1, fault=gate), use, max_waiting=2)
+
+
+def test_submit__deadline_over_while_waiting() -> None:
+    gate = Gate()
+    runtime = FakeRuntime(max_batch_size=1, fault=gate)
+
+    async def use(batcher: Batcher) -> None:
+        running = asyncio.ensure_future(submit(batcher, 0))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        with pytest.raises(DeadlineExceeded, match="timeout_ms"):
+            await submit(batcher, 1, timeout_s=0.01)
+        gate.open.set()
+        await running
+
+    served(runtime, use)
+    assert runtime.batch_sizes == [1], "a request that nobody waits for was inferred"
+
+
+def test_submit__cancelled_caller_costs_no_inference() -> None:
+    gate = Gate()
+    runtime = FakeRuntime(max_batch_size=1, fault=gate)
+
+    async def use(batcher: Batcher) -> None:
+        running = asyncio.ensure_future(submit(batcher, 0))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        gone = asyncio.ensure_future(submit(batcher, 1))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        gate.open.set()
+        await running
+        with pytest.raises(asyncio.CancelledError):
+            await gone
+
+    served(runtime, use)
+    assert runtime.batch_sizes == [1]
+
+
+def test_submit__failing_engine_fails_the_batch_and_not_the_next() -> None:
+    def poison(images: np.ndarray) -> None:
+        if (images[:, 0, 0, 0] == 13).any():
+            raise RuntimeError("poisoned")
+
+    async def use(batcher: Batcher) -> None:
+        with pytest.raises(InferenceFailed):
+            await submit(batcher, 13)
+        assert token_of(await submit(batcher, 14)) == 14
+
+    served(FakeRuntime(fault=poison), use)
+
+
+def test_stop__finishes_what_is_queued_and_refuses_what_comes() -> None:
+    async def use() -> None:
+        batcher = Batcher(FakeRuntime(max_batch_size=2), max_waiting=100)
+        batcher.start()
+        queued = [asyncio.ensure_future(submit(batcher, token)) for token in range(9)]
+        await asyncio.sleep(0)
+        await batcher.stop()
+        assert [token_of(await row) for row in queued] == list(range(9))
+        with pytest.raises(ShuttingDown):
+            await submit(batcher, 1)
+
+    asyncio.run(use())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.sampled_from(["keep", "cancel", "expire", "poison"]), min_size=1, max_size=40),
+    st.integers(1, 5),
+    st.integers(1, 3),
+)
+def test_submit__nothing_is_lost_swapped_or_answered_twice(
+    fates: list[str], max_batch_size: int, concurrency: int
+) -> None:
+    def poison(images: np.ndarray) -> None:
+        if (images[:, 0, 0, 1] == 200).any():
+            raise RuntimeError("poisoned")
+
+    async def use(batcher: Batcher) -> None:
+        requests: list[asyncio.Future[InferenceRow]] = []
+        for token, fate in enumerate(fates):
+            number = token + 200 * 256 if fate == "poison" else token
+            timeout_s = -1.0 if fate == "expire" else 30.0
+            requests.append(asyncio.ensure_future(submit(batcher, number, timeout_s)))
+        await asyncio.sleep(0)
+        for request, fate in zip(requests, fates, strict=True):
+            if fate == "cancel":
+                request.cancel()
+        answers = await asyncio.gather(*requests, return_exceptions=True)
+        for token, (answer, fate) in enumerate(zip(answers, fates, strict=True)):
+            if fate == "expire":
+                assert isinstance(answer, DeadlineExceeded)
+            elif fate == "poison":
+                assert isinstance(answer, InferenceFailed)
+            elif fate == "keep":
+                # A poisoned neighbour may take the whole batch with it, but never the answer.
+                assert isinstance(answer, InferenceFailed) or token_of(answer) == token
+
+    runtime = FakeRuntime(max_batch_size=max_batch_size, concurrency=concurrency, fault=poison)
+    served(runtime, use)
