@@ -116,7 +116,7 @@ def _constants_to_initializers(graph: GraphProto) -> None:
     for node in graph.node:
         value = constant_value(node)
         if value is None:
-            kept.append(node)
+            kept.append(_copied(node))
             continue
         value.name = node.output[0]
         graph.initializer.append(value)

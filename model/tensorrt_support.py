@@ -38,7 +38,7 @@ from model.tensorrt_operators import (
 )
 
 
-class UnsupportedByTensorRT(ValueError):  # noqa: N818 - named for what it says of the graph
+class UnsupportedByTensorRT(ValueError):
     """TensorRT would refuse the graph, or could not run it as a CUDA graph."""
 
     def __init__(self, problems: Sequence[str]) -> None:
