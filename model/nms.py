@@ -141,7 +141,7 @@ def _overlaps(
 
 
 def _settle(by_better: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Which boxes of a block [n], best first, stay, given who is overlapped by whom [better, n].
+    """Which boxes of a block [n], best first, stay, given by whom each is overlapped [better, n].
 
     A box stays if no better box that itself stays overlaps it. Round k settles at least the first
     k boxes; when a round changes nothing, all are settled. In practice that takes a few rounds.
