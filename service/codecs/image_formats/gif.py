@@ -45,8 +45,28 @@ def read_header(data: bytes) -> ImageHeader:
 def read_pixels(data: bytes) -> NDArray[np.uint8]:
     """Decode the first frame alone, and lay it on the screen."""
     frame = _first_frame(data)
-    frame_bgr = decode_with_pillow(_NAME, _single_frame_file(data, frame), GifImageFile)
+    frame_bgr = decode_with_pillow(_NAME, first_frame_only(data), GifImageFile)
     return on_white_canvas(frame_bgr, frame.left, frame.top, *_canvas_size(data, frame))
+
+
+def first_frame_only(data: bytes) -> bytes:
+    """A file of this frame alone, whose screen is the frame.
+
+    Comments are left out too: Pillow's time to read them grows with the square of their length.
+    """
+    frame = _first_frame(data)
+    flags = data[10]
+    return b"".join(
+        (
+            b"GIF89a",
+            struct.pack("<HHBBB", frame.width, frame.height, flags, 0, 0),
+            data[_SCREEN_BYTES : _SCREEN_BYTES + _palette_bytes(flags)],
+            frame.graphic_control,
+            struct.pack("<cHH", _IMAGE, 0, 0),
+            data[frame.start + 5 : frame.end],
+            _TRAILER,
+        )
+    )
 
 
 def _first_frame(data: bytes) -> _Frame:
@@ -91,25 +111,6 @@ def _canvas_size(data: bytes, frame: _Frame) -> tuple[int, int]:
     """The logical screen, widened where the first frame reaches beyond it, as browsers do."""
     width, height = struct.unpack_from("<HH", data, 6)
     return max(width, frame.left + frame.width), max(height, frame.top + frame.height)
-
-
-def _single_frame_file(data: bytes, frame: _Frame) -> bytes:
-    """A file of this frame alone, whose screen is the frame.
-
-    Comments are left out too: Pillow's time to read them grows with the square of their length.
-    """
-    flags = data[10]
-    return b"".join(
-        (
-            b"GIF89a",
-            struct.pack("<HHBBB", frame.width, frame.height, flags, 0, 0),
-            data[_SCREEN_BYTES : _SCREEN_BYTES + _palette_bytes(flags)],
-            frame.graphic_control,
-            struct.pack("<cHH", _IMAGE, 0, 0),
-            data[frame.start + 5 : frame.end],
-            _TRAILER,
-        )
-    )
 
 
 FORMAT = ImageFormat(_NAME, re.compile(rb"GIF8[79]a"), read_header, read_pixels)
