@@ -9,7 +9,7 @@ import pickletools
 from collections.abc import Callable
 from dataclasses import dataclass
 from mmap import mmap
-from typing import IO, Any, cast
+from typing import IO, Any, NamedTuple, cast
 
 #: A checkpoint of the largest variant with its optimizer has some hundred thousand operations.
 MAX_OPERATIONS = 10_000_000
@@ -42,29 +42,55 @@ class Construction:
     arguments: Any
 
 
-def read_pickle(stream: IO[bytes] | mmap) -> Any:
+_BY_CODE = {operation.code.encode("latin-1"): operation for operation in pickletools.opcodes}
+
+
+class Pickle(NamedTuple):
+    """What one pickle says, and every persistent id in it, wherever it stands."""
+
+    value: Any
+    persistent_ids: list[PersistentId]
+
+
+def read_pickle(stream: IO[bytes] | mmap) -> Pickle:
     """Read one pickle from where `stream` stands; leaves it behind the pickle's last byte.
 
-    Gives None, bool, int, float, str, bytes, tuple, list, dict with str keys (an OrderedDict too;
-    other keys are dropped), and Global, PersistentId and Construction. A set becomes a list.
+    Values are None, bool, int, float, str, bytes, tuple, list, dict with str keys (an OrderedDict
+    too; other keys are dropped), and Global, PersistentId and Construction. A set becomes a list.
     Raises BrokenPickle.
     """
     machine = _Machine()
     try:
-        for count, (operation, argument, _) in enumerate(
-            pickletools.genops(cast(IO[bytes], stream))
-        ):
-            if count >= MAX_OPERATIONS:
-                raise BrokenPickle(f"a pickle of more than {MAX_OPERATIONS} operations")
-            if operation.name == "STOP":
-                break
-            machine.step(operation.name, argument)
-        return machine.pop()
+        for _ in range(MAX_OPERATIONS):
+            name, argument = _next_operation(stream)
+            if name == "STOP":
+                return Pickle(machine.pop(), machine.persistent_ids)
+            machine.step(name, argument)
     except BrokenPickle:
         raise
     except (ValueError, LookupError, TypeError, OverflowError, MemoryError) as error:
-        # genops reports cut and malformed bytes in several ways; so do the handlers below.
-        raise BrokenPickle(f"not a whole pickle: {error}") from error
+        # Cut and malformed bytes show in several ways.
+        raise BrokenPickle(f"not a whole pickle: {str(error)[:200]}") from error
+    raise BrokenPickle(f"a pickle of more than {MAX_OPERATIONS} operations")
+
+
+def _next_operation(stream: IO[bytes] | mmap) -> tuple[str, Any]:
+    """Name and argument of the operation that follows in `stream`."""
+    operation = _BY_CODE.get(stream.read(1))
+    if operation is None:
+        raise BrokenPickle("not a pickle, or one that is cut")
+    if operation.name not in _KNOWN:
+        raise BrokenPickle(f"the operation {operation.name} has no place in a checkpoint")
+    if operation.name == "GLOBAL":
+        # The library's reader would look for escapes in the names, where pickle has none.
+        return operation.name, (_line(stream), _line(stream))
+    if operation.arg is None:
+        return operation.name, None
+    return operation.name, operation.arg.reader(cast(IO[bytes], stream))
+
+
+def _line(stream: IO[bytes] | mmap) -> str:
+    return stream.readline().decode("utf-8").rstrip("\n")
 
 
 #: Operations that push what follows them in the file.
@@ -96,19 +122,18 @@ class _Machine:
         self._stack: list[Any] = []
         self._below_marks: list[list[Any]] = []
         self._memo: dict[int, Any] = {}
+        self.persistent_ids: list[PersistentId] = []
 
     def step(self, name: str, argument: Any) -> None:
-        """Carry out one operation. Raises BrokenPickle for those that no checkpoint has."""
+        """Carry out one operation of those in `_KNOWN`."""
         if name in _LITERALS:
             self._stack.append(argument)
         elif name in _CONSTANTS:
             self._stack.append(_CONSTANTS[name]())
         elif name in _TUPLES:
             self._tuple(_TUPLES[name])
-        elif name in _OPERATIONS:
-            _OPERATIONS[name](self, argument)
         else:
-            raise BrokenPickle(f"the operation {name} has no place in a checkpoint")
+            _OPERATIONS[name](self, argument)
 
     def pop(self) -> Any:
         """Take the topmost value."""
@@ -188,7 +213,7 @@ class _Machine:
                 target[key] = value
 
     def _global(self, argument: Any) -> None:
-        module, _, name = argument.partition(" ")
+        module, name = argument
         self._stack.append(Global(module, name))
 
     def _stack_global(self, _: Any) -> None:
@@ -198,7 +223,9 @@ class _Machine:
         self._stack.append(Global(module, name))
 
     def _persistent_id(self, _: Any) -> None:
-        self._stack.append(PersistentId(self.pop()))
+        found = PersistentId(self.pop())
+        self.persistent_ids.append(found)
+        self._stack.append(found)
 
     def _construct(self, _: Any) -> None:
         arguments, function = self.pop(), self.pop()
@@ -244,3 +271,5 @@ _OPERATIONS: dict[str, Callable[[_Machine, Any], None]] = {
     "NEWOBJ_EX": _Machine._construct_with_keywords,
     "BUILD": _Machine._build,
 }
+
+_KNOWN = frozenset({"STOP", *_LITERALS, *_CONSTANTS, *_TUPLES, *_OPERATIONS})

@@ -8,7 +8,7 @@ file claims is checked against the file before a byte is read; tensors are read 
 import mmap
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,8 @@ _DTYPES = {
         "Double": torch.float64,
         "Half": torch.float16,
         "BFloat16": torch.bfloat16,
+        "ComplexFloat": torch.complex64,
+        "ComplexDouble": torch.complex128,
         "Long": torch.int64,
         "Int": torch.int32,
         "Short": torch.int16,
@@ -113,7 +115,8 @@ def _tensor_rebuild(value: Any) -> Construction | None:
             Global("torch._utils", "_rebuild_parameter" | "_rebuild_parameter_with_state"),
             (inner, *_),
         ):
-            return _tensor_rebuild(inner) if isinstance(inner, Construction) else None
+            value = inner
+    match value:
         case Construction(Global("torch._utils", "_rebuild_tensor" | "_rebuild_tensor_v2"), _):
             return value
     return None
@@ -222,7 +225,7 @@ def _bytes_at(content: mmap.mmap, place: Storage | None) -> bytes:
 def _read_cut_pickle(content: mmap.mmap, place: Storage) -> Any:
     content.seek(place.begin)
     try:
-        value = read_pickle(content)
+        value = read_pickle(content).value
     except BrokenPickle as error:
         raise UnreadableCheckpoint(f"its index is damaged: {error}") from error
     if content.tell() > place.begin + place.num_bytes:
@@ -252,47 +255,30 @@ def _read_stream(content: mmap.mmap) -> TorchFile:
     if content[257:262] == b"ustar":
         raise UnreadableCheckpoint("it has the tar layout of torch before 0.2: save it anew")
     try:
-        if read_pickle(content) != _MAGIC:
+        if read_pickle(content).value != _MAGIC or read_pickle(content).value != _PROTOCOL:
             raise BrokenPickle("it does not begin as torch.save begins")
-        if read_pickle(content) != _PROTOCOL:
-            raise BrokenPickle("a protocol that torch.save never had")
     except BrokenPickle as error:
         raise UnreadableCheckpoint("it is no torch checkpoint") from error
     try:
-        system = read_pickle(content)
+        system = read_pickle(content).value
         if not (isinstance(system, dict) and system.get("little_endian") is True):
             raise UnreadableCheckpoint("it was written on a big-endian machine")
-        value = read_pickle(content)
-        keys = read_pickle(content)
+        value, mentions = read_pickle(content)
+        keys = read_pickle(content).value
     except BrokenPickle as error:
         raise UnreadableCheckpoint(f"the file is cut or damaged: {error}") from error
-    return TorchFile(value, _streamed_storages(content, keys, _item_sizes(value)), content)
+    return TorchFile(value, _streamed_storages(content, keys, _item_sizes(mentions)), content)
 
 
-def _item_sizes(value: Any) -> dict[str, int]:
-    """Bytes per element of every storage that `value` mentions, wherever it does."""
+def _item_sizes(mentions: Iterable[PersistentId]) -> dict[str, int]:
+    """Bytes per element of every storage that is mentioned."""
     sizes: dict[str, int] = {}
-    waiting, seen = [value], set[int]()
-    while waiting:
-        item = waiting.pop()
-        match item:
-            case PersistentId(("storage", Global() as kind, str() as key, *_)):
-                if kind not in _DTYPES:
-                    raise UnreadableCheckpoint(f"it has tensors of the unknown type {kind.name}")
+    for mention in mentions:
+        match mention:
+            case PersistentId(("storage", Global() as kind, str() as key, *_)) if kind in _DTYPES:
                 sizes[key] = _DTYPES[kind].itemsize
-                continue
-            case Construction():
-                parts = [item.function, item.arguments]
-            case dict():
-                parts = list(item.values())
-            case list() | tuple():
-                parts = list(item)
             case _:
-                continue
-        # A container may hold itself, or stand in very many places.
-        if id(item) not in seen:
-            seen.add(id(item))
-            waiting += parts
+                raise UnreadableCheckpoint("it has tensors of an unknown type")
     return sizes
 
 
