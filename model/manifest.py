@@ -6,7 +6,6 @@ has `NAME/model.json` beside its Triton config. Both are JSON written by this mo
 
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -14,6 +13,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model.config import SIZE_MULTIPLE, Task
+from model.durable import move_into_place, part_of
 
 #: Mean and standard deviation per channel, in BGR order, of grey levels 0..255.
 PIXEL_MEAN = (103.53, 116.28, 123.675)
@@ -150,9 +150,9 @@ def valid_input_size(size: tuple[int, int]) -> tuple[int, int]:
 
 def write_manifest(manifest: CheckpointManifest | ModelManifest, path: Path) -> None:
     """Write as JSON; a reader sees the old manifest or the new one, never half of it."""
-    part = path.with_name(path.name + ".part")
+    part = part_of(path)
     part.write_text(json.dumps(manifest.model_dump(mode="json"), indent=2) + "\n", "utf-8")
-    os.replace(part, path)
+    move_into_place(part, path)
 
 
 def read_model_manifest(path: Path) -> ModelManifest:
