@@ -6,8 +6,9 @@ ours under one.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -92,6 +93,9 @@ _CLASS_LAYERS = ("head.cls_predictors.", "fc.")
 
 _PUBLISHED_CLASS_BIASES = ("bbox_head.rtm_cls.0.bias", "head.fc.bias")
 
+#: A tensor that tells the width of any of the published networks.
+_STEM = "backbone.stem.2.bn.weight"
+
 #: What training wrappers put before every name.
 _WRAPPERS = re.compile(r"^(?:(?:module|model)\.)+")
 
@@ -137,18 +141,17 @@ def from_published(
     """
     published = plain_names(state)
     table = name_table(network)
+    likeness = partial(recognise, published)
     num_theirs, num_ours = num_published_classes(published), _num_classes(network)
     if num_theirs is not None and num_theirs != num_ours:
-        layer = [name for name in table if name.startswith(_CLASS_LAYERS)]
-        layer_names = {other for name in layer for other in table.pop(name)}
-        published = {name: value for name, value in published.items() if name not in layer_names}
+        published, table = _without_class_layer(published, table)
         if class_layer == "strict" and not _difference(published, table, network):
             raise ForeignCheckpoint(
                 f"the weights predict {num_theirs} classes and the network {num_ours}: name the "
                 "classes that the weights were trained with, or ask for a fresh classification "
                 "layer (class_layer='reinitialise') and train it"
             )
-    return _matched(published, table, network)
+    return _matched(published, table, network, likeness)
 
 
 def load_published(
@@ -170,40 +173,48 @@ def load_backbone(network: Network, state: Mapping[str, Tensor]) -> None:
     Raises ForeignCheckpoint where the backbone is missing, incomplete or of another size.
     """
     prefix = "backbone."
-    table = {name: others for name, others in name_table(network).items() if prefix in name[:9]}
+    table = {
+        name: others for name, others in name_table(network).items() if name.startswith(prefix)
+    }
     published = {
         name: value for name, value in plain_names(state).items() if name.startswith(prefix)
     }
-    network.load_state_dict(_matched(published, table, network), strict=False)
+    ours = _matched(published, table, network, partial(recognise, state))
+    network.load_state_dict(ours, strict=False)
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
-    """The variant or classifier that published weights fit, for any classes; None if there is none.
-
-    >>> recognise(torch.load("rtmdet_s_8xb32-300e_coco.pth")["state_dict"])  # doctest: +SKIP
-    'rtmdet-s'
-    """
+    """The variant or classifier that published weights fit, for any classes; None if none."""
     published = plain_names(state)
-    for name, network in _family():
-        table = name_table(network)
-        layer = [ours for ours in table if ours.startswith(_CLASS_LAYERS)]
-        layer_names = {other for ours in layer for other in table.pop(ours)}
-        rest = {other: value for other, value in published.items() if other not in layer_names}
-        if len(rest) < len(published) and not _difference(rest, table, network):
+    if _STEM not in published or num_published_classes(published) is None:
+        return None
+    for name, network in _family(stem_channels=published[_STEM].numel()):
+        if not _difference(*_without_class_layer(published, name_table(network)), network):
             return name
     return None
 
 
-def _family() -> Iterator[tuple[str, Network]]:
-    """Every member by name, without memory for its weights."""
+def _family(*, stem_channels: int) -> Iterator[tuple[str, Network]]:
+    """Every member of that width by name, without memory for its weights."""
     for name, config in VARIANTS.items():
-        with torch.device("meta"):
-            detector = build_rtmdet(config)
-        yield name, detector
+        if config.backbone.stem_channels == stem_channels:
+            with torch.device("meta"):
+                detector = build_rtmdet(config)
+            yield name, detector
     for name, backbone in CLASSIFIERS.items():
-        with torch.device("meta"):
-            classifier = build_classifier(backbone)
-        yield name, classifier
+        if backbone.stem_channels == stem_channels:
+            with torch.device("meta"):
+                classifier = build_classifier(backbone)
+            yield name, classifier
+
+
+def _without_class_layer(
+    published: Mapping[str, Tensor], table: Mapping[str, list[str]]
+) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
+    """Both without the layer whose size depends on the number of classes."""
+    rest = {ours: names for ours, names in table.items() if not ours.startswith(_CLASS_LAYERS)}
+    layer = {other for ours in table.keys() - rest.keys() for other in table[ours]}
+    return {name: value for name, value in published.items() if name not in layer}, rest
 
 
 def _num_classes(network: Network) -> int:
@@ -216,11 +227,17 @@ def _description(network: Network) -> str:
 
 
 def _matched(
-    published: Mapping[str, Tensor], table: Mapping[str, list[str]], network: Network
+    published: Mapping[str, Tensor],
+    table: Mapping[str, list[str]],
+    network: Network,
+    likeness: Callable[[], str | None],
 ) -> dict[str, Tensor]:
-    """The tensors of `table`, under our names and in our types; strict in both directions."""
+    """The tensors of `table`, under our names and in our types; strict in both directions.
+
+    `likeness` names the member of the family that the weights are of; asked for in errors alone.
+    """
     if difference := _difference(published, table, network):
-        raise ForeignCheckpoint(_complaint(difference, published, network))
+        raise ForeignCheckpoint(_complaint(difference, network, likeness()))
     wanted = network.state_dict()
     ours: dict[str, Tensor] = {}
     for name, names in table.items():
@@ -263,7 +280,7 @@ def _difference(
     )
 
 
-def _complaint(difference: _Difference, published: Mapping[str, Tensor], network: Network) -> str:
+def _complaint(difference: _Difference, network: Network, likeness: str | None) -> str:
     kinds = {
         "missing": difference.missing,
         "unexpected": difference.unexpected,
@@ -274,6 +291,5 @@ def _complaint(difference: _Difference, published: Mapping[str, Tensor], network
         for kind, names in kinds.items()
         if names
     )
-    likeness = recognise(published)
     hint = f". This looks like {likeness}" if likeness else ""
     return f"the weights do not fit {_description(network)}: {found}{hint}"
