@@ -44,5 +44,6 @@ def _unshared(towers: SharedTowers) -> SeparateTowers:
         assert isinstance(norms, nn.ModuleList)
         for layer, conv, norm in zip(layers, towers.convs, norms, strict=True):
             assert isinstance(layer, ConvBNAct)
+            assert isinstance(conv, nn.Conv2d)
             layer.conv, layer.norm = copy.deepcopy(conv), norm
     return unshared.eval()

@@ -25,6 +25,10 @@ CONFIG_FILE = "config.pbtxt"
 GRAPH_FILE = "model.onnx"
 GRAPH_FP16_FILE = "model.fp16.onnx"
 
+#: What an exported graph takes, and what it may give.
+GRAPH_INPUT = "images"
+GRAPH_OUTPUTS = ("boxes", "scores", "labels", "kernels", "priors", "mask_features")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 

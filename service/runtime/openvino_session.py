@@ -13,6 +13,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
+from model.manifest import GRAPH_OUTPUTS
 from service.runtime.base import Outputs
 from service.settings import Precision
 
@@ -52,7 +53,7 @@ class OpenVINOSession:
         shared = {"INFERENCE_NUM_THREADS": threads}
         if precision != "auto":
             shared["INFERENCE_PRECISION_HINT"] = precision
-        self._names = [output.get_any_name() for output in graph.outputs]
+        self._names = [_name_of(output, outputs or GRAPH_OUTPUTS) for output in graph.outputs]
         self._alone = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": 1})
         self._together = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": threads})
         self._concurrency = threads
@@ -115,6 +116,11 @@ class OpenVINOSession:
         }
 
 
+def _name_of(output: ov.Output, known: tuple[str, ...]) -> str:
+    """The name that we know: tensors that OpenVINO merged have several."""
+    return next(name for name in known if name in output.get_names())
+
+
 def _cut(graph: ov.Model, names: tuple[str, ...]) -> ov.Model:
     """The part of `graph` that computes the tensors of these names."""
     found = {
@@ -128,7 +134,4 @@ def _cut(graph: ov.Model, names: tuple[str, ...]) -> ov.Model:
     if missing:
         raise ValueError(f"the graph has no tensor named {', '.join(missing)}")
     results = [ov.opset13.result(found[name]) for name in names]
-    cut = ov.Model(results, graph.get_parameters(), graph.get_friendly_name())
-    for output, name in zip(cut.outputs, names, strict=True):
-        output.set_names({name})
-    return cut
+    return ov.Model(results, graph.get_parameters(), graph.get_friendly_name())
