@@ -120,7 +120,4 @@ def _ring(quarters: NDArray[np.generic], x: int, y: int) -> list[list[int]]:
     """
     points = (quarters.astype(np.intp) + 1) // 2
     points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
-    arriving = points - np.roll(points, 1, axis=0)
-    leaving = np.roll(points, -1, axis=0) - points
-    turns = arriving[:, 0] * leaving[:, 1] != arriving[:, 1] * leaving[:, 0]
-    return (points[turns] + (x, y)).tolist()
+    return (points + (x, y)).tolist()

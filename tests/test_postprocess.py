@@ -330,7 +330,7 @@ def test_postprocess__classes_are_chosen_before_suppression():
 
 def test_postprocess__boxes_are_clipped_to_the_image_and_dropped_outside_it():
     # The picture ends at (400, 200) of the input; what lies below is padding.
-    boxes = [[300, 100, 440, 260], [100, 200, 200, 300], [-20, -40, 40, 60]]
+    boxes = [[300, 100, 440, 260], [100, 200, 200, 300], [-20, -40, 40, 60], [400, 0, 500, 60]]
     settings = replace(EVERYTHING, clip_to_image=True)
 
     clipped = postprocess(candidates(boxes), LETTERBOX, settings)
@@ -341,6 +341,7 @@ def test_postprocess__boxes_are_clipped_to_the_image_and_dropped_outside_it():
         [150, 50, 220, 130],
         [50, 100, 100, 150],
         [-10, -20, 20, 30],
+        [200, 0, 250, 30],
     ]
 
 
