@@ -120,4 +120,4 @@ def _ring(quarters: NDArray[np.generic], x: int, y: int) -> list[list[int]]:
     """
     points = (quarters.astype(np.intp) + 1) // 2
     points = points[(points != np.roll(points, 1, axis=0)).any(axis=1)]
-    return (points + (x, y)).tolist()
+    return (points + np.array([x, y])).tolist()
