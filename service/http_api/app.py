@@ -33,6 +33,9 @@ def create_app(detector: Detector) -> FastAPI:
         version=VERSION,
         description="Boxes, instance masks and rotated boxes from a photograph.",
         lifespan=lifespan,
+        # FastAPI's own pages load their scripts from another host; `/docs` is ours.
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.detector = detector
     app.include_router(router)

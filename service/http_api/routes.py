@@ -1,11 +1,12 @@
 """The endpoints: each parses, calls the detector, presents."""
 
 import asyncio
+from importlib.resources import files
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from service.codecs.drawing import draw_detections, encode_picture
 from service.codecs.images import DecodedImage
@@ -106,6 +107,19 @@ async def readyz(request: Request) -> Response:
     ready = registry.is_ready
     body = {"status": "ready" if ready else "not ready", "models": states}
     return Response(to_json(body), 200 if ready else 503, media_type=JSON)
+
+
+@router.get("/docs", include_in_schema=False)
+async def docs() -> Response:
+    """A page to try the service on, with everything that it needs inside."""
+    page = files("service.http_api").joinpath("docs.html").read_bytes()
+    return Response(page, media_type="text/html")
+
+
+@router.get("/", include_in_schema=False)
+async def root() -> Response:
+    """A browser that is sent to the server finds the page."""
+    return RedirectResponse("/docs")
 
 
 @router.get("/problems/{code}", **openapi.PROBLEM)

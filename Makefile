@@ -1,0 +1,52 @@
+# Every target sets up what it needs in .venv. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+# What `make demo` imports and posts; name others on the command line.
+CHECKPOINT ?= ../shared/real/rtmdet_nano_person.pth
+MODEL ?= rtmdet-nano
+CLASSES ?= person
+PICTURE ?= ../shared/data/coco-mini/val/000000160012.jpg
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format bench clean
+
+help: ## This list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(INSTALLED) ## Install everything into .venv
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## Import a checkpoint, start the server, post a picture, show the answer
+	$(BIN)/python examples/demo.py --checkpoint '$(CHECKPOINT)' --model '$(MODEL)' \
+		--classes '$(CLASSES)' --picture '$(PICTURE)'
+
+serve: $(INSTALLED) ## Serve the models of triton_repo/ on port 8000
+	$(BIN)/rtmdet serve
+
+test: $(INSTALLED) ## All tests that need no GPU
+	$(BIN)/pytest -m 'not gpu'
+
+check: $(INSTALLED) ## Format, lint, types, import rules, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m 'not gpu'
+
+format: $(INSTALLED) ## Put the code into its format
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## Every benchmark; takes minutes
+	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+
+clean: ## Remove what the targets made
+	rm -rf .venv out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
