@@ -398,7 +398,7 @@ def test_probe__too_many_bytes() -> None:
     assert probe(file, ImageLimits(len(file), 10**6))
     with pytest.raises(ImageTooLarge, match=f"has {len(file)} bytes") as caught:
         probe(file, ImageLimits(len(file) - 1, 10**6))
-    assert caught.value.limits == {"max_bytes": len(file) - 1}
+    assert caught.value.limits == {"max_image_bytes": len(file) - 1}
 
 
 @pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
@@ -407,7 +407,7 @@ def test_probe__too_many_pixels(image_format: str) -> None:
     assert probe(file, ImageLimits(10**6, 40 * 24))
     with pytest.raises(ImageTooLarge, match="has 40 x 24 = 960 pixels") as caught:
         probe(file, ImageLimits(10**6, 40 * 24 - 1))
-    assert caught.value.limits == {"max_pixels": 40 * 24 - 1}
+    assert caught.value.limits == {"max_image_pixels": 40 * 24 - 1}
 
 
 @pytest.mark.parametrize("step", [probe, decode])

@@ -95,7 +95,7 @@ def _probe(data: bytes, limits: ImageLimits) -> tuple[ImageFormat, ImageHeader]:
         raise ImageTooLarge(
             f"The image has {len(data)} bytes, more than the {limits.max_bytes} allowed: "
             "scale it down or compress it more.",
-            limits={"max_bytes": limits.max_bytes},
+            limits={"max_image_bytes": limits.max_bytes},
         )
     image_format = _format_of(data)
     try:
@@ -106,7 +106,7 @@ def _probe(data: bytes, limits: ImageLimits) -> tuple[ImageFormat, ImageHeader]:
         raise ImageTooLarge(
             f"The image has {header.width} x {header.height} = {header.width * header.height} "
             f"pixels, more than the {limits.max_pixels} allowed: scale it down.",
-            limits={"max_pixels": limits.max_pixels},
+            limits={"max_image_pixels": limits.max_pixels},
         )
     return image_format, header
 
