@@ -395,6 +395,16 @@ def test_place_labels__do_not_hide_a_small_object() -> None:
     assert place.top >= 58 or place.left >= 68
 
 
+def test_place_labels__left_out_where_it_would_hide_objects() -> None:
+    # Small objects in a dense block: each label beside the inner one would cover several.
+    block = [Rectangle(x, y, x + 8, y + 8) for y in range(40, 90, 10) for x in range(60, 150, 10)]
+    inner = Rectangle(100, 60, 108, 68)
+    labels = [label_beside_box(40, 10, box) for box in [Rectangle(0, 130, 50, 149), inner, *block]]
+    places = place_labels(labels, 200, 150)
+    assert places[0] is not None
+    assert places[1] is None
+
+
 def test_place_labels__the_strongest_keep_theirs_in_a_crowd() -> None:
     labels = [
         label_beside_box(40, 10, Rectangle(x, y, x + 8, y + 8))

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 #: Labels cover at most this part of the picture; the weakest go without.
 MAX_COVERED = 0.15
 
+#: A label hides at most this sum of parts of objects, so half of one or a quarter of two.
+MAX_HIDDEN = 0.5
+
 
 @dataclass(frozen=True)
 class Rectangle:
@@ -79,7 +82,7 @@ def place_labels(
     """A place for each label, None where there is no room.
 
     The first label chooses first: put that of the strongest detection first. Labels never overlap;
-    among its free places each takes the one that hides least of the other objects.
+    among its free places each takes the one that hides least of the objects, its own included.
     """
     targets = np.array([_edges(label.target) for label in labels], np.int64).reshape(-1, 4)
     areas = (targets[:, 2] - targets[:, 0]) * (targets[:, 3] - targets[:, 1])
@@ -96,9 +99,11 @@ def place_labels(
         choices = choices[~_shared(choices, taken[:num_taken]).any(axis=1)]
         if len(choices) == 0:
             continue
-        hidden = _shared(choices, targets) / areas
-        hidden[:, index] = 0
-        best = choices[hidden.sum(axis=1).argmin()]
+        hidden = (_shared(choices, targets) / areas).sum(axis=1)
+        if hidden.min() > MAX_HIDDEN and index > 0:
+            continue
+        # In tenths, as a sliver is no reason to leave the usual place.
+        best = choices[np.floor(10 * hidden).argmin()]
         places[index] = Rectangle(*best.tolist())
         taken[num_taken] = best
         num_taken += 1
