@@ -55,6 +55,11 @@ class PublishedModel:
         return self.file_name.removesuffix(".pth").rsplit("-", 1)[-1]
 
     @property
+    def fractions(self) -> dict[str, float]:
+        """The metrics as parts of one, which is how evaluation and manifests give them."""
+        return {name: round(percent / 100, 4) for name, percent in self.metrics.items()}
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """What a detector was trained to find; empty for a classifier."""
         return _CLASSES[self.dataset]

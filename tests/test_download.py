@@ -1,12 +1,15 @@
 import hashlib
+import io
 import os
 import random
 import socket
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from model.download import MAX_ATTEMPTS, DownloadFailed, WrongDigest, download
+from model.download_progress import shown
 from tests.file_server import FileServer, serving
 
 CONTENT = random.Random(0).randbytes(900_000)
@@ -267,3 +270,31 @@ def test_download__follows_a_redirect_and_still_goes_on(tmp_path: Path) -> None:
     ):
         assert fetch(server, tmp_path / "a.pth").read_bytes() == CONTENT
         assert target.bytes_sent == len(CONTENT)
+
+
+# --------------------------------------------------------------------------------------- progress
+
+
+def test_progress__is_a_line_per_tenth_where_there_is_no_terminal() -> None:
+    log = io.StringIO()
+    with shown("a.pth", Console(file=log, width=20)) as report:
+        for received in range(0, 10_000_001, 100_000):
+            report(received, 10_000_000)
+    lines = log.getvalue().splitlines()
+    assert len(lines) == 11
+    assert (lines[0], lines[-1]) == ("a.pth: 0 % of 10.0 MB", "a.pth: 100 % of 10.0 MB")
+
+
+def test_progress__says_nothing_in_a_log_of_an_unknown_length() -> None:
+    log = io.StringIO()
+    with shown("a.pth", Console(file=log)) as report:
+        report(5, None)
+    assert log.getvalue() == ""
+
+
+def test_progress__is_a_bar_on_a_terminal() -> None:
+    terminal = io.StringIO()
+    with shown("a.pth", Console(file=terminal, force_terminal=True, width=80)) as report:
+        report(0, None)
+        report(2_500_000, 5_000_000)
+    assert "2.5/5.0 MB" in terminal.getvalue()

@@ -100,4 +100,5 @@ def test_published_model__names_those_there_are(name: str) -> None:
 
 def test_published__needs_no_torch() -> None:
     program = "import sys, model.published, model.class_names; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)
+    project = Path(__file__).resolve().parent.parent
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=project)
