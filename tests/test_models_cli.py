@@ -229,12 +229,6 @@ def test_pull__downloads_converts_and_exports_once(
     assert (stored["name"], stored["versions"]) == ("rtmdet-nano-person", [1])
     assert stored["source"]["url"] == model.url
 
-    exported = run("export", outcome["checkpoint"], "--input-size", "64x96", "--candidates", 50)
-    assert exported.stdout == "triton_repo/rtmdet-nano-person/2\n"
-    row = run("models", "list").stdout.splitlines()[1]
-    cells = ["rtmdet-nano-person", "detect", "1", "64x96", "1, 2", "box_ap 0.403"]
-    assert re.split(r"\s{2,}", row) == cells
-
 
 def test_pull__of_a_classifier_only_downloads(monkeypatch: pytest.MonkeyPatch) -> None:
     content = b"weights of a classifier"
@@ -312,6 +306,20 @@ def test_list__shows_a_broken_model_and_goes_on(tmp_path: Path) -> None:
     (row,) = json.loads(run("models", "list", "--json").stdout)["models"]
     assert row["name"] == "damaged"
     assert "model.json" in row["problem"]
+
+
+def test_export__writes_a_version_of_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "cats.safetensors"
+    source = Source(kind="initialised", seed=0)
+    save_checkpoint(
+        network_of(), path, classes=["cat", "dog"], source=source, metrics={"box_ap": 0.5}
+    )
+    exported = run("export", path, "--input-size", "64x96", "--candidates", 50, "--json")
+    assert exported.exit_code == 0, exported.output
+    outcome = json.loads(exported.stdout)
+    assert (outcome["version"], outcome["input_size"]) == ("triton_repo/cats/1", [64, 96])
+    row = run("models", "list").stdout.splitlines()[1]
+    assert re.split(r"\s{2,}", row) == ["cats", "detect", "2", "64x96", "1", "box_ap 0.500"]
 
 
 def test_export__refuses_what_is_said_against_the_manifest(tmp_path: Path) -> None:
