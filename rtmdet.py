@@ -1,8 +1,8 @@
 """The `rtmdet` command: puts the commands of the parts under one name.
 
-    rtmdet serve
-    rtmdet detect street.jpg --out drawn/
-    rtmdet models list
+rtmdet serve
+rtmdet detect street.jpg --out drawn/
+rtmdet models list
 """
 
 import os
@@ -18,7 +18,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 def main() -> None:
     """Run a command; what the caller can mend is one line on stderr and exit code 2."""
-    import click
     import typer
 
     from model.__main__ import app as model_app
@@ -31,19 +30,13 @@ def main() -> None:
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
+        pretty_exceptions_enable=False,
     )
     for part in (service_app, model_app):
         app.registered_commands += part.registered_commands
         app.registered_groups += part.registered_groups
     try:
-        sys.exit(app(standalone_mode=False))
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except click.Abort:
-        sys.exit(130)
+        app()
     except (ServiceError, ValueError, OSError) as error:
         print(f"rtmdet: {error}", file=sys.stderr)  # noqa: T201 - this is a command line
         sys.exit(EXIT_MISTAKE)

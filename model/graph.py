@@ -63,9 +63,7 @@ class CandidateSelection(nn.Module):
 class ServingGraph(nn.Module):
     """Normalisation, network, decoding, selection."""
 
-    def __init__(
-        self, network: RTMDet, input_size: tuple[int, int], num_candidates: int
-    ) -> None:
+    def __init__(self, network: RTMDet, input_size: tuple[int, int], num_candidates: int) -> None:
         super().__init__()
         self.normalise = Normalise()
         self.network = network

@@ -21,13 +21,7 @@ from service.codecs.label_layout import (
     label_beside_corners,
     place_labels,
 )
-from service.codecs.label_text import (
-    CAPITAL_HEIGHT,
-    OpenCvTypeface,
-    PillowTypeface,
-    Typeface,
-    printable,
-)
+from service.codecs.label_text import CAPITAL_HEIGHT, Typeface, printable
 from service.codecs.palette import Bgr, class_colour, contrasting
 from service.detection import Detection, RotatedBox
 from service.errors import NotAcceptable
@@ -39,7 +33,7 @@ _MAX_JPEG_SIDE = 65_500
 # Points are given to OpenCV in sixteenths of a pixel.
 _SUBPIXEL_BITS = 4
 
-_TYPEFACE: Typeface = OpenCvTypeface() if hasattr(cv2, "FontFace") else PillowTypeface()
+_TYPEFACE = Typeface()
 
 
 @dataclass(frozen=True)

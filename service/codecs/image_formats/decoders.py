@@ -15,22 +15,9 @@ from PIL import ImageFile
 from service.codecs.image_formats.base import damaged
 from service.codecs.image_formats.pixels import over_white
 
-# OpenCV's LOG_LEVEL_SILENT, for which version 4 has no name.
-_SILENT = 0
-
-
-def _silence_opencv() -> None:
-    """Stop OpenCV's log: any client could fill the server's with damaged files.
-
-    Nothing is lost: each failure is raised here. OpenCV 4 and 5 spell the function differently.
-    """
-    set_level: Callable[[int], int] | None = getattr(cv2, "setLogLevel", None)
-    if set_level is None:
-        set_level = cv2.utils.logging.setLogLevel
-    set_level(_SILENT)
-
-
-_silence_opencv()
+# Any client could fill the server's log with damaged files. Nothing is lost: each failure is
+# raised here.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def decode_with_opencv(format_name: str, data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> MatLike:
