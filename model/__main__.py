@@ -18,7 +18,7 @@ from model.command_line import one_line_errors, parse_input_size, table
 from model.download import DownloadFailed, download
 from model.download_progress import shown
 from model.published import BASE_URL, PUBLISHED, PublishedModel, published_model
-from model.repository import StoredModel, stored_models
+from model.repository import ModelRepository, StoredModel
 
 if TYPE_CHECKING:
     from model.importing import OpenedCheckpoint
@@ -186,7 +186,7 @@ def pull(
 
 def _served_already(published: PublishedModel, repository: Path) -> dict[str, Any] | None:
     """What stands in the repository, if it was made of this published file."""
-    for stored in stored_models(repository):
+    for stored in ModelRepository(repository).stored():
         manifest = stored.manifest
         if stored.name != published.name or manifest is None or not stored.versions:
             continue
@@ -245,7 +245,7 @@ def _convert(
 @one_line_errors
 def list_models(repository: Repository = DEFAULT_REPOSITORY, json: AsJson = False) -> None:
     """List the models of the repository, and the published ones that can be pulled."""
-    stored = stored_models(repository)
+    stored = ModelRepository(repository).stored()
     if json:
         listing = {
             "repository": str(repository),

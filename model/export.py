@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 import torch
 
+from model.durable import move_into_place, part_of
 from model.folding import fold_batch_norms
 from model.graph import ServingGraph
 from model.manifest import (
@@ -34,6 +35,7 @@ from model.manifest import (
     write_manifest,
 )
 from model.onnx_fp16 import convert_trunk_to_fp16
+from model.repository import versions_in
 from model.rtmdet import RTMDet
 from model.tensorrt_support import MAX_TOPK, require_tensorrt_support
 from model.triton_config import TensorSpec, triton_config
@@ -108,7 +110,7 @@ def export_model(  # noqa: PLR0913 - one keyword per line of the command
     valid_model_name(name)
     size = input_size or manifest.input_size
     folder = repository / name
-    number = version if version is not None else _next_version(folder)
+    number = version if version is not None else max(versions_in(folder), default=0) + 1
     target = folder / str(number)
     if number < 1:
         raise ValueError(f"version {number}: versions count from 1")
@@ -189,11 +191,6 @@ def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[TensorSpec]:
     return [TensorSpec.of(value) for value in values]
 
 
-def _next_version(folder: Path) -> int:
-    taken = [int(entry.name) for entry in folder.glob("*") if entry.name.isdigit()]
-    return max(taken, default=0) + 1
-
-
 def _files_of_other_versions(folder: Path) -> dict[str, str]:
     manifest = folder / MANIFEST_FILE
     return dict(read_model_manifest(manifest).files) if manifest.exists() else {}
@@ -207,7 +204,8 @@ def _write_version(graphs: dict[str, onnx.ModelProto], target: Path) -> dict[str
     staging.mkdir()
     try:
         for file, graph in graphs.items():
-            onnx.save(graph, staging / file)
+            onnx.save(graph, part_of(staging / file))
+            move_into_place(part_of(staging / file), staging / file)
         digests = {file: file_sha256(staging / file) for file in graphs}
         os.replace(staging, target)
     except BaseException:
@@ -217,6 +215,5 @@ def _write_version(graphs: dict[str, onnx.ModelProto], target: Path) -> dict[str
 
 
 def _replace_text(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    os.replace(part, path)
+    part_of(path).write_text(text, "utf-8")
+    move_into_place(part_of(path), path)

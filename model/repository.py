@@ -1,9 +1,25 @@
-"""What stands in a model repository, as its manifests say. Torch-free."""
+"""The model repository on disk: which models there are, and whether their files are sound.
 
+The layout is Triton's; see `model.manifest` for what stands beside it. Torch-free: the server,
+the exporter and the command line all read it here.
+"""
+
+import difflib
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.manifest import MANIFEST_FILE, ManifestError, ModelManifest, read_model_manifest
+from model.manifest import (
+    GRAPH_FILE,
+    MANIFEST_FILE,
+    ManifestError,
+    ModelManifest,
+    file_sha256,
+    read_model_manifest,
+)
+
+
+class RepositoryError(ValueError):
+    """A repository or a model in it that cannot be served, and why."""
 
 
 @dataclass(frozen=True)
@@ -16,18 +32,98 @@ class StoredModel:
     problem: str | None = None
 
 
-def stored_models(repository: Path) -> list[StoredModel]:
-    """Every model in the repository, by name; none where there is no such folder."""
-    if not repository.is_dir():
+@dataclass(frozen=True)
+class RepositoryModel:
+    """One version of one model, found sound."""
+
+    manifest: ModelManifest
+    version: int
+    graph_path: Path
+
+    @property
+    def name(self) -> str:
+        """The name that requests use."""
+        return self.manifest.name
+
+
+class ModelRepository:
+    """Reads a folder of models; holds nothing, so what it says is what lies on disk."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def names(self) -> list[str]:
+        """Names of the models that have a manifest, sorted; none where there is no folder."""
+        if not self._root.is_dir():
+            return []
+        return sorted(
+            entry.name for entry in self._root.iterdir() if (entry / MANIFEST_FILE).is_file()
+        )
+
+    def stored(self) -> list[StoredModel]:
+        """Every model, by name, also those whose manifest cannot be read."""
+        return [self._describe(self._root / name) for name in self.names()]
+
+    def open(self, name: str) -> RepositoryModel:
+        """The newest version of a model, its graph checked against the manifest's digest.
+
+        Raises RepositoryError: no repository, no such model, no version, a damaged file.
+        """
+        self.require()
+        if name not in self.names():
+            raise RepositoryError(f"no model '{name}' in {self._root}{self._hint(name)}")
+        folder = self._root / name
+        try:
+            manifest = read_model_manifest(folder / MANIFEST_FILE)
+        except ManifestError as error:
+            raise RepositoryError(str(error)) from error
+        if manifest.name != name:
+            raise RepositoryError(f"{folder}: its manifest is of a model '{manifest.name}'")
+        versions = [v for v in versions_in(folder) if (folder / str(v) / GRAPH_FILE).is_file()]
+        if not versions:
+            raise RepositoryError(
+                f"{folder}: no version with a {GRAPH_FILE}; export the model again"
+            )
+        graph_path = folder / str(versions[-1]) / GRAPH_FILE
+        _require_digest(manifest, versions[-1], graph_path)
+        return RepositoryModel(manifest, versions[-1], graph_path)
+
+    def require(self) -> None:
+        """Raise RepositoryError unless the folder is there."""
+        if not self._root.is_dir():
+            raise RepositoryError(
+                f"no model repository at {self._root}: set RTMDET_MODEL_REPOSITORY, or make one "
+                "with 'rtmdet models import' or 'rtmdet models pull'"
+            )
+
+    def _describe(self, folder: Path) -> StoredModel:
+        versions = tuple(versions_in(folder))
+        try:
+            manifest = read_model_manifest(folder / MANIFEST_FILE)
+        except ManifestError as error:
+            return StoredModel(folder.name, versions, None, str(error))
+        return StoredModel(folder.name, versions, manifest)
+
+    def _hint(self, name: str) -> str:
+        names = self.names()
+        near = difflib.get_close_matches(name, names, n=1)
+        if near:
+            return f"; did you mean '{near[0]}'?"
+        return f"; there are: {', '.join(names)}" if names else "; it is empty"
+
+
+def versions_in(folder: Path) -> list[int]:
+    """Version numbers that a model's folder has, ascending; none where there is no folder."""
+    if not folder.is_dir():
         return []
-    folders = sorted(entry for entry in repository.iterdir() if (entry / MANIFEST_FILE).exists())
-    return [_stored_model(folder) for folder in folders]
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
 
 
-def _stored_model(folder: Path) -> StoredModel:
-    versions = tuple(sorted(int(part.name) for part in folder.iterdir() if part.name.isdecimal()))
-    try:
-        manifest = read_model_manifest(folder / MANIFEST_FILE)
-    except ManifestError as error:
-        return StoredModel(folder.name, versions, None, str(error))
-    return StoredModel(folder.name, versions, manifest)
+def _require_digest(manifest: ModelManifest, version: int, graph_path: Path) -> None:
+    expected = manifest.files.get(f"{version}/{GRAPH_FILE}")
+    if expected is None:
+        raise RepositoryError(f"{graph_path}: not in the model's manifest; export it again")
+    if file_sha256(graph_path) != expected:
+        raise RepositoryError(
+            f"{graph_path}: its sha256 is not the manifest's; the file is damaged or was replaced"
+        )

@@ -197,7 +197,8 @@ def _named(detections: Detections, manifest: ModelManifest) -> list[Detection]:
     masks = detections.masks
     rotated = detections.rotated_boxes
     found: list[Detection] = []
-    for index, class_id in enumerate(detections.labels.tolist()):
+    for index, label in enumerate(detections.labels):
+        class_id = int(label)
         x1, y1, x2, y2 = detections.boxes_xyxy[index].tolist()
         found.append(
             Detection(

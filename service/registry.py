@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from model.repository import ModelRepository, RepositoryError, RepositoryModel
 from service.detection import ModelIdentity
 from service.errors import ModelNotReady, UnknownModel
-from service.models import ModelRepository, RepositoryError, RepositoryModel
 from service.runtime.base import Runtime
 from service.scheduler.batcher import Batcher
 
@@ -83,6 +83,7 @@ class ModelRegistry:
         A model that cannot be opened does not keep the others from being served, unless it was
         asked for by name. Raises RepositoryError for that, or where there is none at all.
         """
+        self._repository.require()
         wanted = list(names) or self._repository.names()
         if self._default_model is not None and self._default_model not in wanted:
             raise RepositoryError(

@@ -3,9 +3,9 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 
+from model.repository import ModelRepository, RepositoryModel
 from service.codecs.images import ImageLimits
 from service.detector import Detector, DetectorLimits
-from service.models import ModelRepository, RepositoryModel
 from service.registry import ModelRegistry
 from service.runtime.base import Runtime
 from service.settings import Settings

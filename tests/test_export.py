@@ -27,8 +27,8 @@ from model.manifest import (
     read_model_manifest,
 )
 from model.onnx_fp16 import convert_trunk_to_fp16
+from model.repository import ModelRepository
 from model.rtmdet import RTMDet, build_rtmdet
-from service.models import ModelRepository
 from service.runtime.openvino_session import OpenVINOSession
 
 with warnings.catch_warnings():

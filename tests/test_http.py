@@ -313,9 +313,9 @@ def test_server__failed_inference_is_a_problem_and_the_next_request_works(
 ) -> None:
     from concurrent.futures import ThreadPoolExecutor as Threads
 
+    from model.repository import ModelRepository
     from service.codecs.images import ImageLimits
     from service.detector import Detector, DetectorLimits
-    from service.models import ModelRepository
     from service.registry import ModelRegistry
     from service.runtime.fake import FakeRuntime
 
@@ -339,9 +339,9 @@ def test_server__failed_inference_is_a_problem_and_the_next_request_works(
 def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor as Threads
 
+    from model.repository import ModelRepository
     from service.codecs.images import ImageLimits
     from service.detector import Detector, DetectorLimits
-    from service.models import ModelRepository
     from service.registry import ModelRegistry
     from service.runtime.fake import FakeRuntime
 

@@ -63,6 +63,7 @@ class InstanceHead(nn.Module):
             share_conv=config.share_conv,
             depthwise=config.depthwise,
         )
+        _move_statistics_twice(self.cls_towers)
         self.kernel_towers = towers(
             channels,
             num_levels=num_levels,
@@ -98,6 +99,18 @@ class InstanceHead(nn.Module):
             _fill_bias(predict, PRIOR_LOGIT)
         for predict in self.reg_predictors.levels:
             _fill_bias(predict, 1.0)
+
+
+def _move_statistics_twice(cls_towers: nn.Module) -> None:
+    """Let a step move the running statistics as far as two steps do elsewhere.
+
+    The published head runs these towers twice a step, once under the name of the regression
+    towers. The outputs are the same; the statistics have moved by 1 - (1 - m)^2.
+    """
+    for module in cls_towers.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.momentum is not None
+            module.momentum = 1 - (1 - module.momentum) ** 2
 
 
 def _fill_bias(predict: nn.Module, value: float) -> None:

@@ -4,6 +4,9 @@ A graph is compiled twice: once for latency, all threads on one picture, and onc
 a thread per picture. A request that is alone takes the first, concurrent ones the second.
 """
 
+# OpenVINO's own annotations are incomplete, and wrong for the constructor of `Model`.
+# pyright: reportUnknownMemberType=false, reportGeneralTypeIssues=false
+
 import os
 import queue
 import threading
@@ -50,7 +53,7 @@ class OpenVINOSession:
             graph = _cut(graph, outputs)
         graph.reshape({graph.input(0): [1, *input_size, 3]})
         threads = num_threads or len(os.sched_getaffinity(0))
-        shared = {"INFERENCE_NUM_THREADS": threads}
+        shared: dict[str, object] = {"INFERENCE_NUM_THREADS": threads}
         if precision != "auto":
             shared["INFERENCE_PRECISION_HINT"] = precision
         self._names = [_name_of(output, outputs or GRAPH_OUTPUTS) for output in graph.outputs]
