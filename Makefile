@@ -46,7 +46,9 @@ format: $(INSTALLED) ## Put the code into its format
 	$(BIN)/ruff check --fix .
 
 bench: $(INSTALLED) ## Every benchmark; takes minutes
-	for benchmark in benchmarks/*.py; do $(BIN)/python $$benchmark || exit 1; done
+	for benchmark in benchmarks/*.py; do \
+		echo "== $$benchmark"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$(basename $$benchmark .py) || exit 1; \
+	done
 
 clean: ## Remove what the targets made
 	rm -rf .venv out .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -195,14 +195,14 @@ def compare_masks() -> None:
 
 
 def time_postprocess() -> None:
-    """300 candidates for 100 objects, all above the threshold, as one row of a batch gives them."""
+    """1000 candidates for 100 objects, all above the threshold, as a row of a batch has them."""
     letterbox = letterbox_of(1920, 1080, 640, 640)
     kernels, priors, features, boxes = instances(letterbox, 100)
-    chosen = np.repeat(np.arange(100), 3)
+    chosen = np.repeat(np.arange(100), 10)
     candidates = Candidates(
         boxes=boxes[chosen] * np.float32(letterbox.scale_x)
-        + RANDOM.normal(0, 1, (300, 4)).astype(np.float32),
-        scores=np.linspace(0.95, 0.31, 300, dtype=np.float32),
+        + RANDOM.normal(0, 1, (1000, 4)).astype(np.float32),
+        scores=np.linspace(0.95, 0.31, 1000, dtype=np.float32),
         labels=(chosen % 80).astype(np.int32),
         kernels=kernels[chosen],
         priors=priors[chosen],
@@ -218,7 +218,7 @@ def time_postprocess() -> None:
             )
 
         kind = "with masks" if with_masks else "boxes alone"
-        row(f"postprocess, 300 candidates, {kind}", measure(run), f"{run()} detections")
+        row(f"postprocess, 1000 candidates, {kind}", measure(run), f"{run()} detections")
 
 
 def main() -> None:

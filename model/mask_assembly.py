@@ -40,8 +40,9 @@ def assemble_masks(
 
     `kernels` [M, 169], `priors` [M, 3] (x, y, stride, in pixels of the input), `mask_features`
     [8, h, w] at stride 8 of the input, `boxes_xyxy` [M, 4] in pixels of the original image.
-    `crop_to_boxes` leaves out the pixels that the box does not touch; else, as published, a mask
-    may reach anywhere. `threshold` lies between 0 and 1, both excluded.
+    `crop_to_boxes` leaves out the pixels that the box does not touch, and lays the mask exactly
+    over the image; else, as published, a mask may reach anywhere. `threshold` lies between 0 and
+    1, both excluded.
 
     Raises ValueError if the mask features do not belong to the letterbox's input.
     """
@@ -51,22 +52,32 @@ def assemble_masks(
             f"mask features of {width}x{height} cells do not belong to an input of "
             f"{letterbox.input_width}x{letterbox.input_height} pixels"
         )
-    # Reference quirk: the height is divided by the scale of the width, and the width by that of
-    # the height. They differ by rounding, so a mask is off by up to half a pixel of the input at
-    # the far end. Where that leaves the last rows of the image without a value, the edge goes on.
-    rows = _enlargement(
-        height, ceil(letterbox.input_height * (1 / letterbox.scale_x)), letterbox.image_height
-    )
-    columns = _enlargement(
-        width, ceil(letterbox.input_width * (1 / letterbox.scale_y)), letterbox.image_width
-    )
-    heads = _MaskHeads.of(kernels, priors, mask_features, log(threshold / (1 - threshold)))
-    if not crop_to_boxes:
+    if crop_to_boxes:
+        scale_rows, scale_columns = letterbox.scale_y, letterbox.scale_x
+    else:
+        scale_rows, scale_columns = _published_scales(letterbox)
         boxes_xyxy = np.full_like(boxes_xyxy, (-np.inf, -np.inf, np.inf, np.inf))
+    rows = _enlargement(height, scale_rows, letterbox.image_height)
+    columns = _enlargement(width, scale_columns, letterbox.image_width)
+    heads = _MaskHeads.of(kernels, priors, mask_features, log(threshold / (1 - threshold)))
     return [
         _assemble(heads, instance, rows, columns, box)
         for instance, box in enumerate(boxes_xyxy.tolist())
     ]
+
+
+def _published_scales(letterbox: Letterbox) -> tuple[float, float]:
+    """Input pixels per image pixel along rows and columns, as the published code has them.
+
+    Reference quirk: it divides the height by the scale of the width, and the width by that of the
+    height, and rounds up. They differ by rounding, so a mask is off by up to half a pixel of the
+    input at the far end. Where that leaves the last rows without a value, the edge goes on.
+    """
+    height, width = letterbox.input_height, letterbox.input_width
+    return (
+        height / ceil(height * (1 / letterbox.scale_x)),
+        width / ceil(width * (1 / letterbox.scale_y)),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +110,8 @@ class _Enlargement:
 
 
 @lru_cache(maxsize=16)
-def _enlargement(num_cells: int, num_resized: int, num_pixels: int) -> _Enlargement:
-    """From `num_cells`, by 8 to the input, by a ratio to `num_resized`, cut to `num_pixels`.
+def _enlargement(num_cells: int, scale: float, num_pixels: int) -> _Enlargement:
+    """From `num_cells`, by 8 to the input, by 1 / `scale` to the image, cut to `num_pixels`.
 
     Kept for the last few geometries: frames of a video share one.
     """
@@ -110,7 +121,7 @@ def _enlargement(num_cells: int, num_resized: int, num_pixels: int) -> _Enlargem
     places = np.arange(input_size)
     to_input[places, low] += 1 - fraction
     to_input[places, high] += fraction
-    before, after, fraction = _neighbours(num_pixels, input_size, input_size / num_resized)
+    before, after, fraction = _neighbours(num_pixels, input_size, scale)
     weights = to_input[before] * (1 - fraction)[:, None] + to_input[after] * fraction[:, None]
     return _Enlargement(weights.astype(np.float32), low[before], high[after])
 
