@@ -1,0 +1,88 @@
+"""The documents say what is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.config import VARIANTS
+from model.rtmdet import build_rtmdet
+from service.http_api.options import OptionFields
+from service.settings import Settings
+from tests.conftest import PROJECT
+
+DOCUMENTS = [
+    PROJECT / "README.md",
+    PROJECT / "CONTRIBUTING.md",
+    *sorted((PROJECT / "docs").rglob("*.md")),
+]
+
+#: Written by a user's commands, not part of the project.
+MADE_LATER = {"triton_repo/<name>/", "checkpoints/NAME.safetensors"}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents__paths_that_they_name_exist(document: Path) -> None:
+    text = document.read_text()
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text)) - MADE_LATER
+    linked = {
+        link.partition("#")[0]
+        for link in re.findall(r"\]\(([^)]+)\)", text)
+        if not link.startswith("http")
+    }
+    missing = [
+        path
+        for path in named | linked
+        if not path.startswith("tests/test_<")
+        and not (PROJECT / path).exists()
+        and not (document.parent / path).exists()
+    ]
+    assert missing == []
+
+
+def test_documents__are_short_enough_to_be_read() -> None:
+    def lines(path: Path) -> int:
+        return len(path.read_text().splitlines())
+
+    assert lines(PROJECT / "docs" / "architecture.md") <= 150
+    assert lines(PROJECT / "CONTRIBUTING.md") <= 80
+    decisions = sorted((PROJECT / "docs" / "decisions").glob("*.md"))
+    assert [path.name[:4] for path in decisions] == [
+        f"{number:04}" for number in range(1, len(decisions) + 1)
+    ]
+    assert all(lines(path) <= 40 for path in decisions)
+
+
+def test_readme__names_every_option() -> None:
+    text = (PROJECT / "README.md").read_text()
+    assert [name for name in OptionFields.model_fields if f"`{name}`" not in text] == []
+
+
+def test_readme__counts_the_parameters_of_every_variant() -> None:
+    text = (PROJECT / "README.md").read_text()
+    for name, config in VARIANTS.items():
+        with torch.device("meta"):
+            network = build_rtmdet(config)
+        count = sum(parameter.numel() for parameter in network.parameters())
+        assert re.search(rf"`{name}` \| {count:,} \|", text), f"{name} has {count:,} parameters"
+
+
+def test_settings__are_these() -> None:
+    """People configure deployments with them: none may change by accident."""
+    assert set(Settings.model_fields) == {
+        "host",
+        "port",
+        "model_repository",
+        "models",
+        "default_model",
+        "runtime",
+        "precision",
+        "inference_threads",
+        "worker_threads",
+        "max_queue",
+        "request_timeout_ms",
+        "max_image_bytes",
+        "max_image_pixels",
+        "log_level",
+    }
