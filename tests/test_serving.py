@@ -7,9 +7,10 @@ import socket
 import subprocess
 import sys
 import time
+from base64 import b64decode, b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -24,6 +25,7 @@ from model.export import export_model
 from model.manifest import MANIFEST_FILE, Source, read_model_manifest, write_manifest
 from model.rtmdet import build_rtmdet
 from service.http_api.schemas import DetectSchema
+from tests.pictures import png_claiming
 
 RTMDET = Path(sys.executable).with_name("rtmdet")
 SIZE = (160, 160)
@@ -55,8 +57,16 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@dataclass(frozen=True)
+class Serving:
+    """A running `rtmdet serve` and a client of it."""
+
+    client: httpx.Client
+    process: subprocess.Popen[bytes]
+
+
 @contextmanager
-def command_serving(repository: Path, **environment: str) -> Iterator[httpx.Client]:
+def command_serving(repository: Path, **environment: str) -> Iterator[Serving]:
     """`rtmdet serve` as its own process; ended by SIGTERM, it must exit cleanly."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -65,7 +75,7 @@ def command_serving(repository: Path, **environment: str) -> Iterator[httpx.Clie
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
             _wait_until_ready(client, process)
-            yield client
+            yield Serving(client, process)
     finally:
         process.send_signal(signal.SIGTERM)
         exit_code = process.wait(30)
@@ -86,8 +96,14 @@ def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) ->
 
 @pytest.fixture(scope="module")
 def client(repository: Path) -> Iterator[httpx.Client]:
-    with command_serving(repository) as client:
-        yield client
+    with command_serving(repository) as serving:
+        yield serving.client
+
+
+def peak_memory_kib(process: subprocess.Popen[bytes]) -> int:
+    """The most that the process has ever held."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
 
 
 def photograph(seed: int = 0) -> bytes:
@@ -122,8 +138,6 @@ def test_detect__every_task_over_http(client: httpx.Client, model: str) -> None:
 
 
 def test_detect__masks_are_the_same_in_every_format(client: httpx.Client) -> None:
-    from base64 import b64decode
-
     from pycocotools import mask as coco
 
     rle = detect(client, "masks", mask_format="rle")["detections"]
@@ -156,6 +170,28 @@ def test_detect__drawn_picture_of_every_task(client: httpx.Client, model: str) -
     plain = cv2.imdecode(np.frombuffer(photograph(), np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape == plain.shape
     assert (drawn != plain).any()
+
+
+def test_detect__picture_bomb_is_refused_from_its_header_on_every_way_in(
+    repository: Path,
+) -> None:
+    """30,000 x 30,000 pixels would be 2.7 GB; the server's memory does not move."""
+    bomb = png_claiming(30_000, 30_000)
+    document = {"image": {"base64": b64encode(bomb).decode()}}
+    with command_serving(repository) as serving:
+        client = serving.client
+        detect(client, "boxes")
+        before = peak_memory_kib(serving.process)
+        answers = [
+            client.post("/detect", content=bomb, headers={"Content-Type": "image/png"}),
+            client.post("/detect", files={"image": ("bomb.png", bomb)}),
+            client.post("/detect", json=document),
+        ]
+        grown = peak_memory_kib(serving.process) - before
+    for answer in answers:
+        assert answer.status_code == 413, answer.text
+        assert "30000 x 30000" in answer.json()["detail"]
+    assert grown < 20_000
 
 
 def test_detect__default_model_is_the_box_detector(client: httpx.Client) -> None:
