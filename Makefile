@@ -7,7 +7,7 @@ INSTALLED := .venv/.installed
 CHECKPOINT ?= ../shared/real/rtmdet_nano_person.pth
 MODEL ?= rtmdet-nano
 CLASSES ?= person
-PICTURE ?= ../shared/data/coco-mini/val/000000160012.jpg
+PICTURE ?= ../shared/data/coco-mini/val/000000184324.jpg
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test check format bench clean
