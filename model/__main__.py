@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from model.class_names import parse_classes
+from model.checkpoints.class_names import parse_classes
+from model.checkpoints.download import DownloadFailed, download
+from model.checkpoints.download_progress import shown
+from model.checkpoints.published import BASE_URL, PUBLISHED, PublishedModel, published_model
 from model.command_line import one_line_errors, parse_input_size, table
-from model.download import DownloadFailed, download
-from model.download_progress import shown
-from model.published import BASE_URL, PUBLISHED, PublishedModel, published_model
 from model.repository import ModelRepository, StoredModel
 
 if TYPE_CHECKING:
-    from model.importing import OpenedCheckpoint
+    from model.checkpoints.importing import OpenedCheckpoint
 
 app = typer.Typer(
     help="Import, list and export models.",
@@ -81,7 +81,7 @@ def import_model(  # noqa: PLR0913 - one parameter for each option of the comman
     json: AsJson = False,
 ) -> None:
     """Convert a published checkpoint and export it into the model repository."""
-    from model.importing import Wanted, import_checkpoint, open_checkpoint
+    from model.checkpoints.importing import Wanted, import_checkpoint, open_checkpoint
 
     wanted = Wanted(
         variant=model,
@@ -116,7 +116,7 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
     json: AsJson = False,
 ) -> None:
     """Export a checkpoint as a new version of a model in the repository."""
-    from model.importing import Wanted, open_checkpoint
+    from model.checkpoints.importing import Wanted, open_checkpoint
 
     named = None if classes is None else parse_classes(classes)
     opened = open_checkpoint(checkpoint, Wanted(model, named, name, parse_input_size(input_size)))
@@ -229,7 +229,7 @@ def _convert(
             "checkpoint": str(file),
             "version": None,
         }
-    from model.importing import Wanted, import_checkpoint, open_checkpoint
+    from model.checkpoints.importing import Wanted, import_checkpoint, open_checkpoint
 
     wanted = Wanted(published.variant, published.classes, published.name)
     opened = open_checkpoint(file, wanted)

@@ -7,7 +7,7 @@ from typing import NoReturn, ParamSpec
 
 import typer
 
-from model.download import DownloadFailed
+from model.checkpoints.download import DownloadFailed
 from model.manifest import valid_input_size
 
 #: The caller's mistake, and a failure that is not the caller's.

@@ -16,6 +16,9 @@ from pathlib import Path
 import onnx
 import torch
 
+from model.deployment.onnx_fp16 import convert_trunk_to_fp16
+from model.deployment.tensorrt_support import MAX_TOPK, require_tensorrt_support
+from model.deployment.triton_config import TensorSpec, triton_config
 from model.durable import move_into_place, part_of
 from model.folding import fold_batch_norms
 from model.graph import ServingGraph
@@ -34,11 +37,8 @@ from model.manifest import (
     valid_model_name,
     write_manifest,
 )
-from model.onnx_fp16 import convert_trunk_to_fp16
 from model.repository import versions_in
 from model.rtmdet import RTMDet
-from model.tensorrt_support import MAX_TOPK, require_tensorrt_support
-from model.triton_config import TensorSpec, triton_config
 
 #: Understood by TensorRT 10 and 11, OpenVINO and ONNX Runtime; the exporter's native one.
 OPSET = 18

@@ -7,16 +7,16 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint_files import (
+from model.checkpoints.checkpoint_files import (
     export_published,
     load_checkpoint,
     read_published,
     save_checkpoint,
 )
+from model.checkpoints.torch_file import UnreadableCheckpoint
 from model.config import VARIANTS
 from model.manifest import ManifestError, Source
 from model.rtmdet import RTMDet, build_rtmdet
-from model.torch_file import UnreadableCheckpoint
 from model.weights import load_published, to_published
 from tests.golden import golden_config
 from tests.saved_files import assert_same, weights, write

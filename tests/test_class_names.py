@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from model.class_names import COCO, DOTA, checked_classes, parse_classes
+from model.checkpoints.class_names import COCO, DOTA, checked_classes, parse_classes
 
 
 def test_classes__of_the_data_sets_have_the_published_numbers() -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from model.download import MAX_ATTEMPTS, DownloadFailed, WrongDigest, download
-from model.download_progress import shown
+from model.checkpoints.download import MAX_ATTEMPTS, DownloadFailed, WrongDigest, download
+from model.checkpoints.download_progress import shown
 from tests.file_server import FileServer, serving
 
 CONTENT = random.Random(0).randbytes(900_000)

@@ -15,6 +15,7 @@ from google.protobuf import text_format
 from numpy.typing import NDArray
 
 from model.config import VARIANTS
+from model.deployment.onnx_fp16 import convert_trunk_to_fp16
 from model.export import export_graph, export_model
 from model.folding import fold_batch_norms
 from model.graph import Normalise, ServingGraph
@@ -26,7 +27,6 @@ from model.manifest import (
     file_sha256,
     read_model_manifest,
 )
-from model.onnx_fp16 import convert_trunk_to_fp16
 from model.repository import ModelRepository
 from model.rtmdet import RTMDet, build_rtmdet
 from service.runtime.openvino_session import OpenVINOSession

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model.inert_pickle import BrokenPickle, Construction, Global, read_pickle
+from model.checkpoints.inert_pickle import BrokenPickle, Construction, Global, read_pickle
 from tests.saved_files import Calls
 
 

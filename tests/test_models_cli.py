@@ -11,12 +11,12 @@ import torch
 from typer.testing import CliRunner, Result
 
 from model.__main__ import app
-from model.checkpoint_files import export_published, load_checkpoint, save_checkpoint
+from model.checkpoints.checkpoint_files import export_published, load_checkpoint, save_checkpoint
+from model.checkpoints.published import PUBLISHED, PublishedModel
 from model.classifier import build_classifier
 from model.command_line import parse_input_size, table
 from model.config import CLASSIFIERS, VARIANTS
 from model.manifest import Source, read_checkpoint_manifest
-from model.published import PUBLISHED, PublishedModel
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import to_published
 from tests.file_server import serving

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from model.checkpoints.torch_file import read_torch_file
 from model.classifier import build_classifier
 from model.config import CLASSIFIERS, VARIANTS
 from model.decoding import Decoder
 from model.heads.detection import PRIOR_LOGIT
 from model.heads.outputs import HeadOutputs
 from model.rtmdet import RTMDet, build_rtmdet
-from model.torch_file import read_torch_file
 from model.weights import load_published, name_table, to_published
 from tests.golden import INPUT_SIZE, KINDS, golden_arrays, golden_config, golden_network
 

@@ -8,8 +8,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from model.onnx_fp16 import HALF_MAX, convert_trunk_to_fp16, precision_report
-from model.onnx_graph import element_types
+from model.deployment.onnx_fp16 import HALF_MAX, convert_trunk_to_fp16, precision_report
+from model.deployment.onnx_graph import element_types
 from tests.detector_graph import detector_graph, exposed
 
 ATTENTION = {"mean1", "fc1", "gate1", "mean2", "fc2", "gate2"}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from model.class_names import COCO, DOTA
+from model.checkpoints.class_names import COCO, DOTA
+from model.checkpoints.published import PUBLISHED, PublishedModel, published_model
 from model.config import CLASSIFIERS, VARIANTS
 from model.manifest import valid_model_name
-from model.published import PUBLISHED, PublishedModel, published_model
 
 #: Our attribute to the name of the figure in the published tables.
 COST = {"params_m": "params_m", "gflops": "gflops"}
@@ -99,6 +99,9 @@ def test_published_model__names_those_there_are(name: str) -> None:
 
 
 def test_published__needs_no_torch() -> None:
-    program = "import sys, model.published, model.class_names; sys.exit('torch' in sys.modules)"
+    program = (
+        "import sys, model.checkpoints.published, model.checkpoints.class_names\n"
+        "sys.exit('torch' in sys.modules)"
+    )
     project = Path(__file__).resolve().parent.parent
     subprocess.run([sys.executable, "-c", program], check=True, cwd=project)

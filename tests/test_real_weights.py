@@ -16,13 +16,13 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from model.boxes import input_priors
-from model.checkpoint_files import read_published
+from model.checkpoints.checkpoint_files import read_published
 from model.config import VARIANTS
 from model.decoding import Decoder
+from model.deployment.onnx_fp16 import convert_trunk_to_fp16
 from model.export import export_graph
 from model.graph import Normalise, ServingGraph
 from model.manifest import GRAPH_FILE
-from model.onnx_fp16 import convert_trunk_to_fp16
 from model.postprocess import (
     PUBLISHED_SETTINGS,
     DenseOutputs,

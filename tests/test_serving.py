@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from model.checkpoint_files import save_checkpoint
+from model.checkpoints.checkpoint_files import save_checkpoint
 from model.config import VARIANTS
 from model.export import export_model
 from model.manifest import MANIFEST_FILE, Source, read_model_manifest, write_manifest

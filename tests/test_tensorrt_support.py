@@ -6,9 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from model.onnx_fp16 import convert_trunk_to_fp16
-from model.tensorrt_operators import OPERATORS
-from model.tensorrt_support import (
+from model.deployment.onnx_fp16 import convert_trunk_to_fp16
+from model.deployment.tensorrt_operators import OPERATORS
+from model.deployment.tensorrt_support import (
     UnsupportedByTensorRT,
     check_tensorrt_support,
     require_tensorrt_support,

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from model.checkpoint_files import read_published
-from model.torch_file import UnreadableCheckpoint
+from model.checkpoints.checkpoint_files import read_published
+from model.checkpoints.torch_file import UnreadableCheckpoint
 from tests.saved_files import Calls, assert_same, weights, write
 
 

@@ -5,7 +5,7 @@ from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2
 
-from model.triton_config import Backend, TensorSpec, TritonOptions, triton_config
+from model.deployment.triton_config import Backend, TensorSpec, TritonOptions, triton_config
 from tests.detector_graph import detector_graph
 
 # Made at run time, without stubs.

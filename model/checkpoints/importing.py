@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.checkpoint_files import (
+from model.checkpoints.checkpoint_files import (
     SUFFIX,
     PublishedCheckpoint,
     Which,
@@ -16,10 +16,10 @@ from model.checkpoint_files import (
     read_published,
     save_checkpoint,
 )
-from model.class_names import COCO, DOTA, checked_classes
+from model.checkpoints.class_names import COCO, DOTA, checked_classes
+from model.checkpoints.published import PUBLISHED, PublishedModel
 from model.config import CLASSIFIERS, VARIANTS, variant
 from model.manifest import CheckpointManifest, Source, file_sha256, valid_model_name
-from model.published import PUBLISHED, PublishedModel
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import ForeignCheckpoint, load_published, num_published_classes, recognise
 

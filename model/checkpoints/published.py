@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from model.class_names import COCO, DOTA
+from model.checkpoints.class_names import COCO, DOTA
 from model.config import Task
 
 #: Where the files are; a mirror has the same paths below another address.

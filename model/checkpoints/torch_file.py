@@ -16,7 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.inert_pickle import BrokenPickle, Construction, Global, PersistentId, read_pickle
+from model.checkpoints.inert_pickle import (
+    BrokenPickle,
+    Construction,
+    Global,
+    PersistentId,
+    read_pickle,
+)
 
 
 class UnreadableCheckpoint(ValueError):

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from model.onnx_graph import (
+from model.deployment.onnx_graph import (
     STANDARD_DOMAINS,
     constant_value,
     data_ports,

@@ -1,8 +1,9 @@
 """Whether TensorRT will take a graph, asked where there is no GPU.
 
-`model.tensorrt_operators` has what the parser takes. Limits of single operators are checked for
-those that detectors export to; of others only name and element type. uint8 has a rule of its own:
-only a Cast may read or make it, and only at the boundary of the graph (NVIDIA/TensorRT#3985).
+`model.deployment.tensorrt_operators` has what the parser takes. Limits of single operators are
+checked for those that detectors export to; of others only name and element type. uint8 has a rule
+of its own: only a Cast may read or make it, and only at the boundary of the graph
+(NVIDIA/TensorRT#3985).
 
 Stricter than the parser, because engines here run as CUDA graphs with one varying axis: no shape
 may depend on data, no subgraphs, no axis but the batch may vary, and nothing may be float64.
@@ -15,7 +16,7 @@ from typing import Any
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, numpy_helper
 
-from model.onnx_graph import (
+from model.deployment.onnx_graph import (
     STANDARD_DOMAINS,
     constants,
     data_ports,
@@ -24,7 +25,7 @@ from model.onnx_graph import (
     standard_opset,
     tensor_infos,
 )
-from model.tensorrt_operators import (
+from model.deployment.tensorrt_operators import (
     CONSTANT_INPUTS,
     DATA_DEPENDENT,
     MAX_RANK,

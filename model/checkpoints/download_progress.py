@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
-from model.download import Progress as Report
+from model.checkpoints.download import Progress as Report
 
 
 @contextmanager

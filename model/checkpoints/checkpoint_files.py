@@ -15,7 +15,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from model.class_names import checked_classes
+from model.checkpoints.class_names import checked_classes
+from model.checkpoints.torch_file import UnreadableCheckpoint, read_torch_file
 from model.config import RTMDetConfig, variant
 from model.durable import move_into_place, part_of
 from model.manifest import (
@@ -28,7 +29,6 @@ from model.manifest import (
     write_manifest,
 )
 from model.rtmdet import RTMDet, build_rtmdet
-from model.torch_file import UnreadableCheckpoint, read_torch_file
 from model.weights import to_published
 
 SUFFIX = ".safetensors"

@@ -1,0 +1,1 @@
+"""What the runtimes ask of an exported graph: precision, operators, Triton's config."""
