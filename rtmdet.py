@@ -7,9 +7,13 @@ rtmdet models list
 
 import os
 import sys
+from typing import Annotated
 
 #: The caller's mistake.
 EXIT_MISTAKE = 2
+
+#: What a shell gives for a command that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
 
 # Small matrix products run on several threads of ours at once; each must not start more of its
 # own. numpy reads this when it is first imported, so it stands before every other import.
@@ -18,20 +22,42 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 def main() -> None:
     """Run a command; what the caller can mend is one line on stderr and exit code 2."""
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _run() -> None:
+    # Imported here so that an interrupt meanwhile ends the command without a traceback.
     import typer
 
     from model.__main__ import app as model_app
     from service.__main__ import app as service_app
     from service.errors import ServiceError
+    from service.version import VERSION
 
     app = typer.Typer(
         name="rtmdet",
-        help="Detect boxes, instance masks and rotated boxes with the RTMDet family.",
         no_args_is_help=True,
         add_completion=False,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
+
+    def show_version(wanted: bool) -> None:
+        if wanted:
+            typer.echo(VERSION)
+            raise typer.Exit
+
+    @app.callback()
+    def options(
+        version: Annotated[
+            bool, typer.Option("--version", is_eager=True, callback=show_version)
+        ] = False,
+    ) -> None:
+        """Detect boxes, instance masks and rotated boxes with the RTMDet family."""
+
     for part in (service_app, model_app):
         app.registered_commands += part.registered_commands
         app.registered_groups += part.registered_groups

@@ -27,12 +27,10 @@ from model.config import variant
 from model.export import export_model
 from model.graph import Normalise
 from model.manifest import (
+    DEFAULT_THRESHOLDS,
     GRAPH_FILE,
-    MANIFEST_FILE,
     CheckpointManifest,
     Source,
-    read_model_manifest,
-    write_manifest,
 )
 from model.rtmdet import build_rtmdet
 
@@ -111,11 +109,8 @@ def write_model(repository: Path, name: str, photograph: np.ndarray) -> Path:
         weights_sha256="0" * 64,
         source=Source(kind="initialised", seed=0),
     )
-    version = export_model(network, manifest, repository, name=name)
-    path = version.parent / MANIFEST_FILE
-    described = read_model_manifest(path)
-    thresholds = described.thresholds.model_copy(update={"score": threshold})
-    write_manifest(described.model_copy(update={"thresholds": thresholds}), path)
+    thresholds = DEFAULT_THRESHOLDS[config.task].model_copy(update={"score": threshold})
+    version = export_model(network, manifest, repository, name=name, thresholds=thresholds)
     return version / GRAPH_FILE
 
 

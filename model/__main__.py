@@ -176,6 +176,9 @@ def pull(
         wanted |= {each.name: each for each in PUBLISHED.values() if each.task == "detect"}
     if not wanted:
         raise ValueError("name a published model (see 'rtmdet models list'), or say --all-detect")
+    if not no_export:
+        # Better to miss it now than after a long download.
+        import model.export  # noqa: F401
     for published in wanted.values():
         outcome = _served_already(published, repository)
         if outcome is None or no_export:
@@ -212,9 +215,16 @@ def _fetch(published: PublishedModel, mirror: str, folder: Path) -> Path:
             return download(url, path, sha256_prefix=published.sha256_prefix, progress=progress)
     except DownloadFailed as error:
         raise DownloadFailed(
-            f"{error}. To bring it by hand, fetch {published.url} elsewhere, then: "
-            f"rtmdet models import {published.file_name} --model {published.variant}"
+            f"{error}. To bring it by hand, fetch {published.url} elsewhere, "
+            f"{_by_hand(published, path)}"
         ) from error
+
+
+def _by_hand(published: PublishedModel, path: Path) -> str:
+    """What to do with a published file that came another way."""
+    if published.task == "classify":
+        return f"and put it at {path}: training starts from it"
+    return f"then: rtmdet models import {published.file_name} --model {published.variant}"
 
 
 def _convert(
@@ -257,6 +267,9 @@ def list_models(repository: Repository = DEFAULT_REPOSITORY, json: AsJson = Fals
     if stored:
         header = ("MODEL", "TASK", "CLASSES", "INPUT", "VERSIONS", "METRICS")
         typer.echo(table(header, [_row(model) for model in stored]))
+        for model in stored:
+            if model.problem is not None:
+                typer.echo(f"{model.name} is broken: {model.problem}")
     else:
         typer.echo(f"no models in {repository}")
     header = ("CAN BE PULLED", "TASK", "DATA SET", "INPUT", "PARAMETERS", "METRICS")
@@ -297,7 +310,7 @@ def _described_published(published: PublishedModel) -> dict[str, Any]:
 def _row(model: StoredModel) -> tuple[str, ...]:
     manifest = model.manifest
     if manifest is None:
-        return (model.name, f"broken: {model.problem}", "", "", "", "")
+        return (model.name, "broken", "", "", "", "")
     height, width = manifest.input_size
     return (
         model.name,

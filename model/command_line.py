@@ -30,8 +30,11 @@ def one_line_errors(command: Callable[Parameters, None]) -> Callable[Parameters,
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _EXPORT_EXTRA:
                 raise
-            extra = "pip install 'rtmdet-serving[export]'"
-            _fail(f"this command needs the export extra: {extra}", EXIT_MISTAKE)
+            _fail(
+                "this command needs the export extra: pip install '.[export]' in the "
+                "project's folder",
+                EXIT_MISTAKE,
+            )
         except ValueError as error:
             _fail(str(error), EXIT_MISTAKE)
         except DownloadFailed as error:

@@ -31,6 +31,8 @@ from model.manifest import (
     MANIFEST_FILE,
     CheckpointManifest,
     ModelManifest,
+    Thresholds,
+    VersionManifest,
     file_sha256,
     read_model_manifest,
     valid_input_size,
@@ -99,6 +101,7 @@ def export_model(  # noqa: PLR0913 - one keyword per line of the command
     num_candidates: int = NUM_CANDIDATES,
     fp16: bool = False,
     max_batch_size: int = MAX_BATCH_SIZE,
+    thresholds: Thresholds | None = None,
 ) -> Path:
     """Write a version of a model into the repository and return the version's folder.
 
@@ -121,17 +124,15 @@ def export_model(  # noqa: PLR0913 - one keyword per line of the command
     if fp16:
         graphs[GRAPH_FP16_FILE] = convert_trunk_to_fp16(graph)
     digests = _write_version(graphs, target)
-    described = ModelManifest(
-        name=name,
+    described = VersionManifest(
         variant=manifest.variant,
         task=manifest.task,
         classes=manifest.classes,
         input_size=size,
         num_candidates=_num_candidates(graph),
         opset=OPSET,
-        thresholds=DEFAULT_THRESHOLDS[manifest.task],
-        files=_files_of_other_versions(folder)
-        | {f"{number}/{file}": digest for file, digest in digests.items()},
+        thresholds=thresholds or DEFAULT_THRESHOLDS[manifest.task],
+        files=digests,
         source=manifest.source,
         metrics=manifest.metrics,
     )
@@ -144,7 +145,8 @@ def export_model(  # noqa: PLR0913 - one keyword per line of the command
         default_model_filename=GRAPH_FILE,
     )
     _replace_text(folder / CONFIG_FILE, config)
-    write_manifest(described, folder / MANIFEST_FILE)
+    versions = _versions_described(folder) | {number: described}
+    write_manifest(ModelManifest(name=name, versions=versions), folder / MANIFEST_FILE)
     return target
 
 
@@ -191,9 +193,12 @@ def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[TensorSpec]:
     return [TensorSpec.of(value) for value in values]
 
 
-def _files_of_other_versions(folder: Path) -> dict[str, str]:
-    manifest = folder / MANIFEST_FILE
-    return dict(read_model_manifest(manifest).files) if manifest.exists() else {}
+def _versions_described(folder: Path) -> dict[int, VersionManifest]:
+    """What the manifest says of the versions that are still there."""
+    path = folder / MANIFEST_FILE
+    described = read_model_manifest(path).versions if path.exists() else {}
+    present = versions_in(folder)
+    return {number: version for number, version in described.items() if number in present}
 
 
 def _write_version(graphs: dict[str, onnx.ModelProto], target: Path) -> dict[str, str]:

@@ -29,6 +29,16 @@ GRAPH_FP16_FILE = "model.fp16.onnx"
 GRAPH_INPUT = "images"
 GRAPH_OUTPUTS = ("boxes", "scores", "labels", "kernels", "priors", "mask_features")
 
+#: Those that the models of a task must give.
+TASK_OUTPUTS: dict[Task, frozenset[str]] = {
+    "detect": frozenset(GRAPH_OUTPUTS[:3]),
+    "instance": frozenset(GRAPH_OUTPUTS),
+    "rotated": frozenset(GRAPH_OUTPUTS[:3]),
+}
+
+#: A larger input takes gigabytes of activations for every picture.
+MAX_INPUT_SIDE = 4096
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -91,15 +101,13 @@ class CheckpointManifest(_Value):
     metrics: dict[str, float] = {}
 
 
-class ModelManifest(_Value):
-    """What a model in the repository is.
+class VersionManifest(_Value):
+    """What one version of a model is; versions may differ in everything, classes included.
 
-    `files` maps a path below the model's folder (`1/model.onnx`) to its sha256.
-    `num_candidates` is how many predictions the graph gives before suppression.
+    `files` maps a file of the version's folder to its sha256. `num_candidates` is how many
+    predictions the graph gives before suppression.
     """
 
-    format: Literal["rtmdet-model-1"] = "rtmdet-model-1"
-    name: str
     variant: str
     task: Task
     classes: tuple[str, ...]
@@ -112,11 +120,6 @@ class ModelManifest(_Value):
     source: Source
     metrics: dict[str, float] = {}
 
-    @field_validator("name")
-    @classmethod
-    def _name_is_plain(cls, name: str) -> str:
-        return valid_model_name(name)
-
     @field_validator("classes")
     @classmethod
     def _has_classes(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -128,6 +131,19 @@ class ModelManifest(_Value):
     @classmethod
     def _size_fits(cls, size: tuple[int, int]) -> tuple[int, int]:
         return valid_input_size(size)
+
+
+class ModelManifest(_Value):
+    """What a model in the repository is: its versions by number."""
+
+    format: Literal["rtmdet-model-1"] = "rtmdet-model-1"
+    name: str
+    versions: dict[int, VersionManifest]
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        return valid_model_name(name)
 
 
 _Manifest = TypeVar("_Manifest", CheckpointManifest, ModelManifest)
@@ -144,10 +160,11 @@ def valid_model_name(name: str) -> str:
 
 
 def valid_input_size(size: tuple[int, int]) -> tuple[int, int]:
-    """`size` (height, width) itself, or a ValueError unless both are multiples of 32."""
-    if any(side < SIZE_MULTIPLE or side % SIZE_MULTIPLE for side in size):
+    """`size` (height, width) itself, or a ValueError unless it can be exported and run."""
+    if any(not SIZE_MULTIPLE <= side <= MAX_INPUT_SIDE or side % SIZE_MULTIPLE for side in size):
         raise ValueError(
-            f"input size {size[0]}x{size[1]}: both sides must be multiples of {SIZE_MULTIPLE}"
+            f"input size {size[0]}x{size[1]}: both sides must be multiples of {SIZE_MULTIPLE} "
+            f"from {SIZE_MULTIPLE} to {MAX_INPUT_SIDE}"
         )
     return size
 

@@ -12,7 +12,7 @@ from model.manifest import (
     GRAPH_FILE,
     MANIFEST_FILE,
     ManifestError,
-    ModelManifest,
+    VersionManifest,
     file_sha256,
     read_model_manifest,
 )
@@ -24,11 +24,11 @@ class RepositoryError(ValueError):
 
 @dataclass(frozen=True)
 class StoredModel:
-    """A folder of the repository: its manifest, or why it has none that can be read."""
+    """A folder of the repository: its newest version, or why it has none that can be served."""
 
     name: str
     versions: tuple[int, ...]
-    manifest: ModelManifest | None
+    manifest: VersionManifest | None
     problem: str | None = None
 
 
@@ -36,14 +36,10 @@ class StoredModel:
 class RepositoryModel:
     """One version of one model, found sound."""
 
-    manifest: ModelManifest
+    name: str
     version: int
+    manifest: VersionManifest
     graph_path: Path
-
-    @property
-    def name(self) -> str:
-        """The name that requests use."""
-        return self.manifest.name
 
 
 class ModelRepository:
@@ -74,35 +70,35 @@ class ModelRepository:
             raise RepositoryError(f"no model '{name}' in {self._root}{self._hint(name)}")
         folder = self._root / name
         try:
-            manifest = read_model_manifest(folder / MANIFEST_FILE)
-        except ManifestError as error:
-            raise RepositoryError(str(error)) from error
-        if manifest.name != name:
-            raise RepositoryError(f"{folder}: its manifest is of a model '{manifest.name}'")
-        versions = [v for v in versions_in(folder) if (folder / str(v) / GRAPH_FILE).is_file()]
-        if not versions:
-            raise RepositoryError(
-                f"{folder}: no version with a {GRAPH_FILE}; export the model again"
-            )
-        graph_path = folder / str(versions[-1]) / GRAPH_FILE
-        _require_digest(manifest, versions[-1], graph_path)
-        return RepositoryModel(manifest, versions[-1], graph_path)
+            version, manifest = _newest(folder)
+            graph_path = folder / str(version) / GRAPH_FILE
+            _require_digest(manifest, graph_path)
+        except OSError as error:
+            raise RepositoryError(f"{error.filename}: cannot be read: {error.strerror}") from error
+        return RepositoryModel(name, version, manifest, graph_path)
 
     def require(self) -> None:
-        """Raise RepositoryError unless the folder is there."""
+        """Raise RepositoryError unless there is a folder with a model in it."""
+        how_to = "add a model with 'rtmdet models import' or 'rtmdet models pull'"
         if not self._root.is_dir():
             raise RepositoryError(
-                f"no model repository at {self._root}: set RTMDET_MODEL_REPOSITORY, or make one "
-                "with 'rtmdet models import' or 'rtmdet models pull'"
+                f"no model repository at {self._root}: name one with --repository or "
+                f"RTMDET_MODEL_REPOSITORY, or {how_to}"
             )
+        if (self._root / MANIFEST_FILE).is_file():
+            raise RepositoryError(
+                f"{self._root} is a model, not a repository; name the folder above it"
+            )
+        if not self.names():
+            raise RepositoryError(f"no models in {self._root.resolve()}: {how_to}")
 
     def _describe(self, folder: Path) -> StoredModel:
-        versions = tuple(versions_in(folder))
+        versions: tuple[int, ...] = ()
         try:
-            manifest = read_model_manifest(folder / MANIFEST_FILE)
-        except ManifestError as error:
+            versions = tuple(versions_in(folder))
+            return StoredModel(folder.name, versions, _newest(folder)[1])
+        except (RepositoryError, OSError) as error:
             return StoredModel(folder.name, versions, None, str(error))
-        return StoredModel(folder.name, versions, manifest)
 
     def _hint(self, name: str) -> str:
         names = self.names()
@@ -119,11 +115,26 @@ def versions_in(folder: Path) -> list[int]:
     return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdecimal())
 
 
-def _require_digest(manifest: ModelManifest, version: int, graph_path: Path) -> None:
-    expected = manifest.files.get(f"{version}/{GRAPH_FILE}")
-    if expected is None:
-        raise RepositoryError(f"{graph_path}: not in the model's manifest; export it again")
-    if file_sha256(graph_path) != expected:
+def _newest(folder: Path) -> tuple[int, VersionManifest]:
+    """The newest version that has a graph, and what the manifest says of it."""
+    try:
+        manifest = read_model_manifest(folder / MANIFEST_FILE)
+    except ManifestError as error:
+        raise RepositoryError(str(error)) from error
+    if manifest.name != folder.name:
+        raise RepositoryError(f"{folder}: its manifest is of a model '{manifest.name}'")
+    present = [v for v in versions_in(folder) if (folder / str(v) / GRAPH_FILE).is_file()]
+    described = [v for v in present if v in manifest.versions]
+    if not described:
+        raise RepositoryError(
+            f"{folder}: no version with a {GRAPH_FILE} that its manifest describes; "
+            "export the model again"
+        )
+    return described[-1], manifest.versions[described[-1]]
+
+
+def _require_digest(manifest: VersionManifest, graph_path: Path) -> None:
+    if file_sha256(graph_path) != manifest.files.get(GRAPH_FILE):
         raise RepositoryError(
             f"{graph_path}: its sha256 is not the manifest's; the file is damaged or was replaced"
         )

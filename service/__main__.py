@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import socket
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -16,7 +18,7 @@ from service.detector import Detector
 from service.errors import ServiceError
 from service.http_api.options import parse_options
 from service.http_api.schemas import detection_json
-from service.settings import Settings, load_settings
+from service.settings import Settings, SettingsError, load_settings
 from service.wiring import build_detector
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -68,8 +70,10 @@ def _listen(settings: Settings) -> socket.socket:
     try:
         return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
     except OSError as error:
-        raise OSError(
-            error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise SettingsError(
+            f"cannot listen on {settings.host}:{settings.port}: {reason}; "
+            "choose another --host or --port"
         ) from error
 
 
@@ -117,28 +121,46 @@ async def _detect_all(
     """Detect in one picture after the other; a bad one is reported and the rest go on."""
     detector.start()
     failed = 0
-    for path in images:
+    for path, drawn_path in zip(images, _drawn_paths(images, out), strict=True):
         try:
-            text = await _detect_one(detector, path, options, out=out, as_json=as_json)
+            text = await _detect_one(detector, path, options, drawn_path, as_json=as_json)
         except (ServiceError, OSError) as error:
             failed += 1
-            reason = error.strerror if isinstance(error, OSError) else error
-            typer.echo(f"{path}: {reason}", err=True)
+            at_fault, reason = path, str(error)
+            if isinstance(error, OSError):
+                at_fault, reason = error.filename or path, error.strerror or reason
+            typer.echo(f"{at_fault}: {reason}", err=True)
         else:
             typer.echo(text)
     await detector.stop()
     return failed
 
 
+def _drawn_paths(images: list[Path], out: Path | None) -> list[Path | None]:
+    """Where each picture is drawn to; pictures of the same name get numbers."""
+    if out is None:
+        return [None] * len(images)
+    taken: Counter[str] = Counter()
+    paths: list[Path | None] = []
+    for path in images:
+        taken[path.stem] += 1
+        number = f"-{taken[path.stem]}" if taken[path.stem] > 1 else ""
+        paths.append(out / f"{path.stem}{number}.detected.jpg")
+    return paths
+
+
 async def _detect_one(
-    detector: Detector, path: Path, options: DetectOptions, *, out: Path | None, as_json: bool
+    detector: Detector,
+    path: Path,
+    options: DetectOptions,
+    drawn_path: Path | None,
+    *,
+    as_json: bool,
 ) -> str:
     data = path.read_bytes()
 
     def present(result: DetectionResult, image: DecodedImage) -> str:
-        drawn_path = None
-        if out is not None:
-            drawn_path = out / f"{path.stem}.detected.jpg"
+        if drawn_path is not None:
             drawn = draw_detections(image.pixels_bgr, result.detections)
             drawn_path.write_bytes(encode_picture(drawn, "jpeg"))
         if as_json:
@@ -148,10 +170,15 @@ async def _detect_one(
     return await detector.detect(data, options, present)
 
 
+def _counted(result: DetectionResult) -> str:
+    count = len(result.detections)
+    return f"{count} detection" if count == 1 else f"{count} detections"
+
+
 def _listing(path: Path, result: DetectionResult, drawn_path: Path | None) -> str:
     """What a person reads: a line per picture, a line per detection."""
     milliseconds = round(result.timings.total_s * 1000)
-    lines = [f"{path}: {len(result.detections)} detections, {result.model.name}, {milliseconds} ms"]
+    lines = [f"{path}: {_counted(result)}, {result.model.name}, {milliseconds} ms"]
     for found in result.detections:
         x1, y1, x2, y2 = (round(side) for side in found.box)
         lines.append(f"  {found.score:.2f}  {found.label:<20} {x1},{y1} - {x2},{y2}")

@@ -11,7 +11,7 @@ from typing import TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from model.manifest import ModelManifest
+from model.manifest import VersionManifest
 from model.postprocess import (
     SERVING_SETTINGS,
     Candidates,
@@ -20,6 +20,7 @@ from model.postprocess import (
     postprocess,
 )
 from model.preprocess import Letterbox, letterbox
+from model.repository import RepositoryModel
 from service.codecs.images import DecodedImage, ImageLimits, decode
 from service.detection import (
     Detection,
@@ -30,7 +31,7 @@ from service.detection import (
 )
 from service.errors import FieldError, InvalidOption, Overloaded
 from service.registry import ModelRegistry
-from service.scheduler.batcher import InferenceRow
+from service.scheduler.batcher import InferenceRow, too_late
 
 Answer = TypeVar("Answer")
 
@@ -88,15 +89,21 @@ class Detector:
         arrived_s = time.monotonic()
         model = self.registry.resolve(options.model)
         manifest = model.source.manifest
-        settings = postprocess_settings(manifest, options)
-        image, pixels, geometry = await self._on_worker(
-            lambda: _decode(data, self.limits.image, manifest.input_size)
-        )
+        settings = postprocess_settings(model.source, options)
+        deadline_s = arrived_s + (options.timeout_s or self.limits.default_timeout_s)
+
+        def begin() -> tuple[DecodedImage, NDArray[np.uint8], Letterbox]:
+            # The job may have waited for a free worker; what is late already costs nothing more.
+            if time.monotonic() >= deadline_s:
+                raise too_late()
+            return _decode(data, self.limits.image, manifest.input_size)
+
+        image, pixels, geometry = await self._on_worker(begin)
         decoded_s = time.monotonic()
         row = await model.batcher.submit(
             pixels,
             priority=options.priority,
-            deadline_s=arrived_s + (options.timeout_s or self.limits.default_timeout_s),
+            deadline_s=deadline_s,
         )
         inferred_s = time.monotonic()
 
@@ -130,19 +137,19 @@ class Detector:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
 
-def postprocess_settings(manifest: ModelManifest, options: DetectOptions) -> PostprocessSettings:
+def postprocess_settings(source: RepositoryModel, options: DetectOptions) -> PostprocessSettings:
     """The model's thresholds, with what the request asks for in their place.
 
     Raises InvalidOption for classes that the model does not have.
     """
-    thresholds = manifest.thresholds
+    thresholds = source.manifest.thresholds
     return replace(
-        SERVING_SETTINGS[manifest.task],
+        SERVING_SETTINGS[source.manifest.task],
         score_threshold=_first(options.score_threshold, thresholds.score),
         iou_threshold=_first(options.iou_threshold, thresholds.iou),
         max_detections=_first(options.max_detections, thresholds.max_detections),
         class_agnostic=options.class_agnostic_nms,
-        class_ids=None if options.classes is None else _class_ids(manifest, options.classes),
+        class_ids=None if options.classes is None else _class_ids(source, options.classes),
     )
 
 
@@ -150,21 +157,19 @@ def _first(asked: Answer | None, default: Answer) -> Answer:
     return default if asked is None else asked
 
 
-def _class_ids(manifest: ModelManifest, wanted: tuple[str, ...]) -> tuple[int, ...]:
+def _class_ids(source: RepositoryModel, wanted: tuple[str, ...]) -> tuple[int, ...]:
     """Names or ids, as written by the caller, to ids."""
-    ids_by_name = {name.casefold(): index for index, name in enumerate(manifest.classes)}
+    names = source.manifest.classes
+    ids_by_name = {name.casefold(): index for index, name in enumerate(names)}
     ids: list[int] = []
     for text in wanted:
         found = ids_by_name.get(text.casefold())
-        if found is None and text.isdecimal() and int(text) < len(manifest.classes):
+        if found is None and text.isdecimal() and int(text) < len(names):
             found = int(text)
         if found is None:
             near = difflib.get_close_matches(text.casefold(), ids_by_name, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            detail = (
-                f"model '{manifest.name}' has no class '{text}'{hint} It has "
-                f"{len(manifest.classes)} classes; /models lists them"
-            )
+            hint = f"; did you mean '{near[0]}'?" if near else f"; it has {_shortened(names)}"
+            detail = f"model '{source.name}' has no class '{text}'{hint}"
             raise InvalidOption(detail, errors=[FieldError("/classes", detail)])
         ids.append(found)
     return tuple(ids)
@@ -192,7 +197,13 @@ def _candidates(row: InferenceRow) -> Candidates:
     )
 
 
-def _named(detections: Detections, manifest: ModelManifest) -> list[Detection]:
+def _shortened(names: tuple[str, ...]) -> str:
+    """The first few of many names."""
+    shown = ", ".join(names[:10])
+    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
+
+
+def _named(detections: Detections, manifest: VersionManifest) -> list[Detection]:
     """Arrays to values, with the classes' names."""
     masks = detections.masks
     rotated = detections.rotated_boxes

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from model.manifest import TASK_OUTPUTS
 from model.repository import ModelRepository, RepositoryError, RepositoryModel
 from service.detection import ModelIdentity
 from service.errors import ModelNotReady, UnknownModel
@@ -29,8 +30,7 @@ class ServedModel:
     @property
     def identity(self) -> ModelIdentity:
         """As it stands in answers."""
-        manifest = self.source.manifest
-        return ModelIdentity(manifest.name, str(self.source.version), manifest.task)
+        return ModelIdentity(self.source.name, str(self.source.version), self.source.manifest.task)
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,7 @@ class ModelRegistry:
         asked for by name. Raises RepositoryError for that, or where there is none at all.
         """
         self._repository.require()
-        wanted = list(names) or self._repository.names()
+        wanted = list(dict.fromkeys(names)) or self._repository.names()
         if self._default_model is not None and self._default_model not in wanted:
             raise RepositoryError(
                 f"the default model '{self._default_model}' is not among those to serve: "
@@ -98,11 +98,8 @@ class ModelRegistry:
                     raise
                 logger.error("model %s is not served: %s", name, error)
                 self._models[name] = ModelStatus(name, "failed", problem=str(error))
-        if not self._models:
-            raise RepositoryError(
-                "the model repository has no models; add one with 'rtmdet models import' "
-                "or 'rtmdet models pull'"
-            )
+        if not self.is_ready:
+            raise RepositoryError("none of the models could be loaded; the log says why")
 
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
@@ -121,7 +118,7 @@ class ModelRegistry:
             raise ModelNotReady("no model could be loaded; see /readyz")
         status = self._models.get(wanted)
         if status is None:
-            raise UnknownModel(f"no model '{wanted}'{self._hint(wanted)}")
+            raise UnknownModel(f"no model '{wanted}'; {self._hint(wanted)}")
         if status.served is None:
             raise ModelNotReady(f"model '{wanted}' could not be loaded: {status.problem}")
         return status.served
@@ -131,8 +128,14 @@ class ModelRegistry:
         try:
             runtime = self._open_runtime(source)
         except (RuntimeError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = " ".join(str(error).split())
             raise RepositoryError(f"{source.graph_path}: cannot be loaded: {reason}") from error
+        if frozenset(runtime.output_names) != TASK_OUTPUTS[source.manifest.task]:
+            raise RepositoryError(
+                f"{source.graph_path}: a model for '{source.manifest.task}' gives "
+                f"{', '.join(sorted(TASK_OUTPUTS[source.manifest.task]))}, this one "
+                f"{', '.join(sorted(runtime.output_names))}; export it again"
+            )
         logger.info("model %s version %d: %s", name, source.version, runtime.description)
         return ServedModel(source, runtime, Batcher(runtime, max_waiting=self._max_waiting))
 
@@ -141,8 +144,8 @@ class ModelRegistry:
 
     def _hint(self, name: str) -> str:
         near = difflib.get_close_matches(name, self._models, n=1)
-        there_are = f"; there are: {', '.join(sorted(self._models))}"
-        return (f"; did you mean '{near[0]}'?" if near else "") + there_are
+        did_you_mean = f"did you mean '{near[0]}'? " if near else ""
+        return f"{did_you_mean}There are: {', '.join(sorted(self._models))}"
 
 
 def _default_order(status: ModelStatus) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from model.manifest import (
     MANIFEST_FILE,
     ModelManifest,
     Source,
+    VersionManifest,
     file_sha256,
     write_manifest,
 )
@@ -29,8 +30,7 @@ def write_model(
     graph = folder / str(version) / GRAPH_FILE
     graph.parent.mkdir(parents=True)
     graph.write_bytes(b"not a graph")
-    manifest = ModelManifest(
-        name=name,
+    described = VersionManifest(
         variant="rtmdet-nano",
         task=task,
         classes=CLASSES,
@@ -38,8 +38,9 @@ def write_model(
         num_candidates=1,
         opset=18,
         thresholds=DEFAULT_THRESHOLDS[task],
-        files={f"{version}/{GRAPH_FILE}": file_sha256(graph)},
+        files={GRAPH_FILE: file_sha256(graph)},
         source=Source(kind="initialised"),
     )
+    manifest = ModelManifest(name=name, versions={version: described})
     write_manifest(manifest, folder / MANIFEST_FILE)
     return folder

@@ -1,5 +1,6 @@
 """The exported graph against the network, in every runtime at hand, and its place on disk."""
 
+import shutil
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -281,18 +282,24 @@ def test_export_model__versions_count_up_and_the_newest_is_opened(repository: Pa
     assert opened.version == 2
     assert opened.manifest.classes == ("a", "b", "c", "d", "e")
     assert opened.manifest.metrics == {"box_ap": 0.5}
-    assert set(opened.manifest.files) == {
-        f"1/{GRAPH_FILE}",
-        f"2/{GRAPH_FILE}",
-        f"2/{GRAPH_FP16_FILE}",
-    }
+    assert set(opened.manifest.files) == {GRAPH_FILE, GRAPH_FP16_FILE}
+
+
+def test_export_model__going_back_a_version_serves_what_that_one_was(tmp_path: Path) -> None:
+    network = small_network("detect")
+    for size in ((64, 96), (96, 96)):
+        export_model(network, checkpoint_manifest(), tmp_path, name="boxes", input_size=size)
+    assert ModelRepository(tmp_path).open("boxes").manifest.input_size == (96, 96)
+    shutil.rmtree(tmp_path / "boxes" / "2")
+    opened = ModelRepository(tmp_path).open("boxes")
+    assert (opened.version, opened.manifest.input_size) == (1, (64, 96))
 
 
 def test_export_model__config_is_what_triton_would_read(repository: Path) -> None:
     config = text_format.Parse(
         (repository / "boxes" / "config.pbtxt").read_text(), model_config_pb2.ModelConfig()
     )
-    manifest = read_model_manifest(repository / "boxes" / "model.json")
+    manifest = read_model_manifest(repository / "boxes" / "model.json").versions[2]
     assert config.name == "boxes"
     assert [(i.name, list(i.dims)) for i in config.input] == [("images", [*SIZE, 3])]
     assert [(o.name, list(o.dims)) for o in config.output] == [

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -334,6 +335,50 @@ def test_server__failed_inference_is_a_problem_and_the_next_request_works(
         assert_problem(response, 500, "inference-failed")
         assert "engine says no" not in response.text, "causes are for the log"
         assert post(client, png(picture(14))).status_code == 200
+
+
+def test_server__client_that_hangs_up_is_no_event(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    address = (client.base_url.host, client.base_url.port)
+    for _ in range(3):
+        with socket.create_connection(address) as connection:
+            connection.sendall(
+                b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+                b"Content-Length: 1000\r\n\r\nhalf"
+            )
+    assert post(client).status_code == 200
+    assert [record.message for record in caplog.records if record.levelname == "ERROR"] == []
+
+
+def test_server__body_that_does_not_arrive_in_time(tmp_path: Path) -> None:
+    write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
+    settings = Settings(model_repository=tmp_path, runtime="fake", request_timeout_ms=200)
+    with running_server(create_app(build_detector(settings))) as client:
+        address = (client.base_url.host, client.base_url.port)
+        with socket.create_connection(address, timeout=10) as connection:
+            connection.sendall(
+                b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+                b"Content-Length: 1000\r\n\r\nhalf"
+            )
+            assert connection.recv(1000).startswith(b"HTTP/1.1 504 ")
+
+
+def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
+    detector = build_detector(Settings(model_repository=tmp_path, runtime="fake"))
+    monkeypatch.setattr(detector, "detect", broken)
+    with running_server(create_app(detector)) as client:
+        response = post(client)
+    assert_problem(response, 500, "internal-server-error")
+    assert "a bug" not in response.text
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    assert response.headers["x-request-id"] in record.message
 
 
 def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> None:

@@ -364,7 +364,8 @@ def test_commands__say_which_extra_they_need(cats: Path) -> None:
     )
     assert done.returncode == 2
     assert done.stderr == (
-        "rtmdet: this command needs the export extra: pip install 'rtmdet-serving[export]'\n"
+        "rtmdet: this command needs the export extra: "
+        "pip install '.[export]' in the project's folder\n"
     )
 
 

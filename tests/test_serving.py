@@ -22,7 +22,7 @@ import torch
 from model.checkpoints.checkpoint_files import save_checkpoint
 from model.config import VARIANTS
 from model.export import export_model
-from model.manifest import MANIFEST_FILE, Source, read_model_manifest, write_manifest
+from model.manifest import Source, Thresholds
 from model.rtmdet import build_rtmdet
 from service.http_api.schemas import DetectSchema
 from tests.pictures import png_claiming
@@ -49,11 +49,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
             classes=("cat", "dog", "bird"),
             source=Source(kind="initialised", seed=1),
         )
-        version = export_model(network, manifest, root, name=name, input_size=SIZE)
-        path = version.parent / MANIFEST_FILE
-        described = read_model_manifest(path)
-        low = described.thresholds.model_copy(update={"score": 0.005, "max_detections": 5})
-        write_manifest(described.model_copy(update={"thresholds": low}), path)
+        low = Thresholds(score=0.005, iou=0.5, max_detections=5)
+        export_model(network, manifest, root, name=name, input_size=SIZE, thresholds=low)
     return root
 
 
@@ -240,6 +237,51 @@ def test_serve__loads_no_torch(repository: Path) -> None:
         "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_detect_command__reaches_for_no_network_and_leaves_the_home_alone(
+    repository: Path, tmp_path: Path
+) -> None:
+    picture, home = tmp_path / "a.jpg", tmp_path / "home"
+    picture.write_bytes(photograph())
+    home.mkdir()
+    script = (
+        "import sys\n"
+        "def refuse(event, arguments):\n"
+        "    if event in ('socket.connect', 'socket.getaddrinfo', 'socket.gethostbyname'):\n"
+        "        print(f'reached for the network: {event} {arguments}', file=sys.stderr)\n"
+        "sys.addaudithook(refuse)\n"
+        "import rtmdet\n"
+        f"sys.argv = ['rtmdet', 'detect', {str(picture)!r}, '--repository', {str(repository)!r}]\n"
+        "rtmdet.main()\n"
+    )
+    # Reporters stay silent on machines for continuous integration; users have none of that.
+    environment = {name: value for name, value in os.environ.items() if name != "CI"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=environment | {"HOME": str(home)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "detections" in done.stdout
+    assert "reached for the network" not in done.stderr
+    assert list(home.iterdir()) == []
+
+
+def test_detect_command__pictures_of_one_name_do_not_overwrite_each_other(
+    repository: Path, tmp_path: Path
+) -> None:
+    pictures = [tmp_path / "a" / "street.jpg", tmp_path / "b" / "street.jpg"]
+    for picture in pictures:
+        picture.parent.mkdir()
+        picture.write_bytes(photograph())
+    command = [str(RTMDET), "detect", *map(str, pictures), "--repository", str(repository)]
+    subprocess.run([*command, "--out", str(tmp_path / "out")], capture_output=True, check=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "street.detected.jpg",
+        "street-2.detected.jpg",
+    }
 
 
 @pytest.mark.parametrize(

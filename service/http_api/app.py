@@ -7,7 +7,9 @@ from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.detector import Detector
 from service.errors import ServiceError
@@ -40,10 +42,12 @@ def create_app(detector: Detector) -> FastAPI:
     app.state.detector = detector
     app.include_router(router)
     app.include_router(router, prefix="/v1", include_in_schema=False)
+    # The last one added is the outermost.
+    app.add_middleware(LastResort)
     app.add_middleware(RequestIds)
     app.add_exception_handler(ServiceError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_plainly)
-    app.add_exception_handler(Exception, _fail)
+    app.add_exception_handler(ClientDisconnect, _nobody_listens)
     return app
 
 
@@ -63,14 +67,41 @@ async def _refuse_plainly(request: Request, error: Exception) -> Response:
     return Response(content, error.status_code, error.headers, MEDIA_TYPE)
 
 
-async def _fail(request: Request, error: Exception) -> Response:
-    """A bug of ours: the client learns no more than the id to report."""
-    logger.error("request %s failed", request_id.get(), exc_info=error)
+async def _nobody_listens(request: Request, error: Exception) -> Response:
+    """The client went away while it sent: an everyday thing that needs no answer and no log."""
+    return Response(status_code=400)
+
+
+class LastResort:
+    """ASGI middleware that answers a bug of ours: the client learns the id to report, no more."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except Exception:
+            logger.exception("request %s failed", request_id.get())
+            if scope["type"] != "http" or started:
+                raise
+            await _our_fault(scope["path"])(scope, receive, send)
+
+
+def _our_fault(path: str) -> Response:
     content = plain_problem(
         500,
         "Internal Server Error",
         "this is a fault of the server; its log has the cause under the request's id",
-        instance=request.url.path,
+        instance=path,
         request_id=request_id.get(),
     )
     return Response(content, 500, None, MEDIA_TYPE)

@@ -39,7 +39,8 @@ async def detect(request: Request) -> Response:
     """
     detector = _detector(request)
     media_type = choose_media_type(request.headers.get("accept"))
-    body = await read_body(request, detector.limits.image.max_bytes)
+    limits = detector.limits
+    body = await read_body(request, limits.image.max_bytes, limits.default_timeout_s)
     content_type = request.headers.get("content-type", "")
     upload = await asyncio.to_thread(parse_upload, content_type, body)
     options = parse_options([*request.query_params.multi_items(), *upload.options])

@@ -3,6 +3,7 @@
 Reading is bounded before it begins; parsing happens on a worker thread.
 """
 
+import asyncio
 import base64
 import binascii
 import json
@@ -15,7 +16,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser
 from starlette.requests import Request
 
-from service.errors import ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.errors import DeadlineExceeded, ImageTooLarge, InvalidRequest, UnsupportedMediaType
 
 #: Names of the form part that holds the picture.
 IMAGE_PARTS = ("image", "file")
@@ -37,8 +38,12 @@ class Upload:
     options: Sequence[tuple[str, object]]
 
 
-async def read_body(request: Request, max_image_bytes: int) -> bytes:
-    """The whole body, or ImageTooLarge as soon as it is known to be larger than allowed."""
+async def read_body(request: Request, max_image_bytes: int, max_seconds: float) -> bytes:
+    """The whole body.
+
+    Raises ImageTooLarge as soon as it is known to be larger than allowed, and DeadlineExceeded
+    when it takes longer to arrive than allowed.
+    """
     media_type = media_type_of(request)
     allowed = max_image_bytes
     if media_type == "application/json":
@@ -50,11 +55,17 @@ async def read_body(request: Request, max_image_bytes: int) -> bytes:
         raise _too_large(max_image_bytes)
     chunks: list[bytes] = []
     size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > allowed:
-            raise _too_large(max_image_bytes)
-        chunks.append(chunk)
+    try:
+        async with asyncio.timeout(max_seconds):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > allowed:
+                    raise _too_large(max_image_bytes)
+                chunks.append(chunk)
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the picture did not arrive within {max_seconds:g} s; send it faster or smaller"
+        ) from error
     return b"".join(chunks)
 
 

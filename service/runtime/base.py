@@ -28,6 +28,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def output_names(self) -> tuple[str, ...]:
+        """Names of what `infer` gives."""
+        ...
+
+    @property
     def max_batch_size(self) -> int:
         """Pictures that one call takes at most."""
         ...

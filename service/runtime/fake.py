@@ -23,6 +23,7 @@ class FakeRuntime:
     """
 
     description = "fake"
+    output_names = ("boxes", "scores", "labels")
 
     def __init__(
         self,

@@ -13,11 +13,11 @@ import threading
 from pathlib import Path
 
 import numpy as np
-import openvino as ov
 from numpy.typing import NDArray
 
 from model.manifest import GRAPH_OUTPUTS
 from service.runtime.base import Outputs
+from service.runtime.silent_openvino import ov
 from service.settings import Precision
 
 _DEVICE = "CPU"
@@ -51,6 +51,7 @@ class OpenVINOSession:
         graph = core.read_model(graph_path)
         if outputs is not None:
             graph = _cut(graph, outputs)
+        _require_input_size(graph, input_size)
         graph.reshape({graph.input(0): [1, *input_size, 3]})
         threads = num_threads or len(os.sched_getaffinity(0))
         shared: dict[str, object] = {"INFERENCE_NUM_THREADS": threads}
@@ -59,6 +60,11 @@ class OpenVINOSession:
         self._names = [_name_of(output, outputs or GRAPH_OUTPUTS) for output in graph.outputs]
         self._alone = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": 1})
         self._together = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": threads})
+        if precision not in ("auto", self.precision):
+            raise ValueError(
+                f"precision {precision} is not available on this processor, which would compute "
+                f"in {self.precision}; choose that, f32 or auto"
+            )
         self._concurrency = threads
         self._alone_request = self._alone.create_infer_request()
         self._requests: queue.SimpleQueue[ov.InferRequest] = queue.SimpleQueue()
@@ -78,6 +84,11 @@ class OpenVINOSession:
     def concurrency(self) -> int:
         """One picture per thread."""
         return self._concurrency
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What `infer` gives."""
+        return tuple(self._names)
 
     @property
     def precision(self) -> str:
@@ -117,6 +128,16 @@ class OpenVINOSession:
             name: np.array(request.get_output_tensor(index).data)
             for index, name in enumerate(self._names)
         }
+
+
+def _require_input_size(graph: ov.Model, input_size: tuple[int, int]) -> None:
+    """The graph decodes for the size that it was exported for, and for no other."""
+    _, height, width, _ = graph.input(0).partial_shape
+    if (height.get_length(), width.get_length()) != input_size:
+        raise ValueError(
+            f"the graph takes pictures of {height.get_length()}x{width.get_length()}, its "
+            f"manifest says {input_size[0]}x{input_size[1]}; export the model again"
+        )
 
 
 def _name_of(output: ov.Output, known: tuple[str, ...]) -> str:

@@ -95,7 +95,7 @@ class Batcher:
             async with asyncio.timeout(deadline_s - self._clock()):
                 return await reply
         except TimeoutError as error:
-            raise _too_late() from error
+            raise too_late() from error
         finally:
             request.cancelled = True
 
@@ -113,7 +113,7 @@ class Batcher:
                 await self._wake.wait()
             batch, expired = self._queue.next_batch(self._runtime.max_batch_size, self._clock())
             for request in expired:
-                _fail(request.payload.reply, _too_late())
+                _fail(request.payload.reply, too_late())
             if batch:
                 return batch
 
@@ -154,7 +154,8 @@ def _row_of(outputs: Outputs, row: int) -> dict[str, NDArray[np.generic]]:
     return {name: values[row] for name, values in outputs.items()}
 
 
-def _too_late() -> DeadlineExceeded:
+def too_late() -> DeadlineExceeded:
+    """The answer to a request whose time is over."""
     return DeadlineExceeded(
         "the request's time was over before its turn came; allow more with timeout_ms, "
         "or send fewer requests at once"
