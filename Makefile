@@ -10,7 +10,7 @@ CLASSES ?= person
 PICTURE ?= ../shared/data/coco-mini/val/000000184324.jpg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench clean
+.PHONY: help setup demo demo-inputs serve test check format bench clean distclean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -24,9 +24,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## Import a checkpoint, start the server, post a picture, show the answer
-	$(BIN)/python examples/demo.py --checkpoint '$(CHECKPOINT)' --model '$(MODEL)' \
-		--classes '$(CLASSES)' --picture '$(PICTURE)'
+demo: demo-inputs $(INSTALLED) ## Import a checkpoint, start the server, post a picture, show the answer
+	$(BIN)/python examples/demo.py --checkpoint "$$CHECKPOINT" --model "$$MODEL" \
+		--classes "$$CLASSES" --picture "$$PICTURE"
+
+# Before anything is installed. By the environment, so that names may have quotes in them.
+export CHECKPOINT MODEL CLASSES PICTURE
+demo-inputs:
+	@test -f "$$CHECKPOINT" -a -f "$$PICTURE" || { \
+		echo "make demo needs a checkpoint and a picture; there is no $$CHECKPOINT or no $$PICTURE." >&2; \
+		echo "Name yours: make demo CHECKPOINT=rtmdet_tiny.pth MODEL=rtmdet-tiny CLASSES=coco PICTURE=street.jpg" >&2; \
+		echo "Published checkpoints: make setup, then .venv/bin/rtmdet models pull rtmdet-tiny" >&2; \
+		exit 2; }
 
 serve: $(INSTALLED) ## Serve the models of triton_repo/ on port 8000
 	$(BIN)/rtmdet serve
@@ -50,5 +59,8 @@ bench: $(INSTALLED) ## Every benchmark; takes minutes
 		echo "== $$benchmark"; OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.$$(basename $$benchmark .py) || exit 1; \
 	done
 
-clean: ## Remove what the targets made
-	rm -rf .venv out .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+clean: ## Remove what the targets made, but not .venv
+	rm -rf out build *.egg-info .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+
+distclean: clean ## Remove .venv too
+	rm -rf .venv

@@ -8,8 +8,10 @@ the standard library alone: it is what any program would do.
 """
 
 import argparse
+import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -28,53 +30,70 @@ def main() -> int:
     options = parse_arguments()
     for path in (options.checkpoint, options.picture):
         if not path.is_file():
-            say(f"there is no {path}; name another: make demo CHECKPOINT=... PICTURE=...")
+            say(f"there is no {path}; name another with --checkpoint or --picture")
             return 2
-    OUT.mkdir(parents=True, exist_ok=True)
-    repository = OUT / "repository"
-    if not (repository / "demo").exists():
-        say(f"1. Importing {options.checkpoint} as a {options.model} (takes some seconds)")
-        command = [RTMDET, "models", "import", options.checkpoint, "--name", "demo"]
-        command += ["--model", options.model, "--classes", options.classes]
-        command += ["--repository", repository, "--checkpoints", OUT / "checkpoints"]
-        if subprocess.run(command, check=False).returncode:
-            return 1
-    else:
-        say(f"1. The model is in {repository} already (make clean removes it)")
+    model = imported(options.checkpoint, options.model, options.classes)
     say("2. Starting the server")
-    with server(repository, options.port) as url:
+    with server(model) as url:
         say(f"3. Posting {options.picture} to {url}/detect")
         answer = json.loads(post(url, options.picture, "application/json"))
         show(answer)
+        OUT.mkdir(parents=True, exist_ok=True)
         drawn = OUT / f"{options.picture.stem}.detected.jpg"
         drawn.write_bytes(post(url, options.picture, "image/jpeg"))
-        (OUT / f"{options.picture.stem}.json").write_text(json.dumps(answer, indent=2))
+        document = OUT / f"{options.picture.stem}.json"
+        document.write_text(json.dumps(answer, indent=2))
     say(f"\nThe picture with the detections drawn: {drawn}")
-    say(f"The answer as JSON:                    {OUT / options.picture.stem}.json")
+    say(f"The answer as JSON:                    {document}")
     say("\nNext: serve it yourself and open http://127.0.0.1:8000/docs in a browser:")
-    say(f"  {RTMDET} serve --repository {repository}")
+    say(f"  {os.path.relpath(RTMDET)} serve")
     return 0
+
+
+def imported(checkpoint: Path, variant: str, classes: str) -> str:
+    """The name of the model that was made of the checkpoint; imports it the first time."""
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    # The same file read as another variant or with other classes is another model.
+    asked = hashlib.sha256(f"{digest} {variant} {classes}".encode()).hexdigest()
+    name = f"{variant}-demo-{asked[:8]}"
+    listed = json.loads(run("models", "list", "--json"))["models"]
+    if any(model["name"] == name and "problem" not in model for model in listed):
+        say(f"1. The model is in the repository already: {name}")
+    else:
+        say(f"1. Importing {checkpoint} as {name} (takes some seconds)")
+        run(
+            "models", "import", checkpoint, "--name", name, "--model", variant, "--classes", classes
+        )
+    return name
+
+
+def run(*arguments: str | Path) -> str:
+    """What `rtmdet` prints; its own message and exit code where it fails."""
+    done = subprocess.run([RTMDET, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(done.returncode)
+    return done.stdout
 
 
 def parse_arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Formatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--checkpoint", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--classes", required=True)
     parser.add_argument("--picture", type=Path, required=True)
-    parser.add_argument("--port", type=int, default=8765)
     return parser.parse_args()
 
 
-Formatter = argparse.RawDescriptionHelpFormatter
-
-
 @contextmanager
-def server(repository: Path, port: int) -> Iterator[str]:
+def server(model: str) -> Iterator[str]:
     """A running `rtmdet serve`, ready, for as long as the block lasts."""
-    command = [RTMDET, "serve", "--repository", repository, "--port", str(port)]
-    process = subprocess.Popen(command, env=os.environ | {"RTMDET_LOG_LEVEL": "warning"})
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {"RTMDET_MODELS": model, "RTMDET_LOG_LEVEL": "warning"}
+    process = subprocess.Popen([RTMDET, "serve", "--port", str(port)], env=os.environ | settings)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(url, process)
@@ -112,7 +131,8 @@ def post(url: str, picture: Path, accept: str) -> bytes:
 def show(answer: dict) -> None:
     """Print the detections as a table."""
     timings = answer["timings_ms"]
-    say(f"\n   {len(answer['detections'])} detections in {timings['total']:.1f} ms\n")
+    count = len(answer["detections"])
+    say(f"\n   {count} {'detection' if count == 1 else 'detections'}, {timings['total']:.1f} ms\n")
     for found in answer["detections"]:
         x1, y1, x2, y2 = found["box"]
         place = f"({x1:6.1f}, {y1:6.1f}) - ({x2:6.1f}, {y2:6.1f})"
@@ -125,4 +145,7 @@ def say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -76,4 +76,7 @@ DETECT: dict[str, Any] = {
 MODELS: dict[str, Any] = {"tags": ["models"]}
 LIVEZ: dict[str, Any] = {"tags": ["operation"]}
 READYZ: dict[str, Any] = {"tags": ["operation"], "responses": {503: {"description": "Not ready."}}}
-PROBLEM: dict[str, Any] = {"tags": ["operation"]}
+PROBLEM: dict[str, Any] = {
+    "tags": ["operation"],
+    "responses": {404: {"description": "No such code; the answer lists those there are."}},
+}
