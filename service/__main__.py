@@ -12,9 +12,8 @@ from typing import Annotated
 import typer
 
 from service.codecs.drawing import draw_detections, encode_picture
-from service.codecs.images import DecodedImage
 from service.detection import DetectionResult, DetectOptions
-from service.detector import Detector
+from service.detector import Detector, Picture
 from service.errors import ServiceError
 from service.http_api.options import parse_options
 from service.http_api.schemas import detection_json
@@ -159,9 +158,9 @@ async def _detect_one(
 ) -> str:
     data = path.read_bytes()
 
-    def present(result: DetectionResult, image: DecodedImage) -> str:
+    def present(result: DetectionResult, picture: Picture) -> str:
         if drawn_path is not None:
-            drawn = draw_detections(image.pixels_bgr, result.detections)
+            drawn = draw_detections(picture().pixels_bgr, result.detections)
             drawn_path.write_bytes(encode_picture(drawn, "jpeg"))
         if as_json:
             return detection_json(result, str(path), options.mask_format).decode()

@@ -35,8 +35,13 @@ from service.scheduler.batcher import InferenceRow, too_late
 
 Answer = TypeVar("Answer")
 
-#: Makes an interface's answer of a result and the upright picture. Runs on a worker thread.
-Present = Callable[[DetectionResult, DecodedImage], Answer]
+#: Decodes the request's picture once more, upright, for an answer that shows it. A request that
+#: waits for its turn holds the encoded bytes and the network's small input, never a whole picture:
+#: a hundred of them would fill the memory.
+Picture = Callable[[], DecodedImage]
+
+#: Makes an interface's answer of a result and the picture. Runs on a worker thread.
+Present = Callable[[DetectionResult, Picture], Answer]
 
 
 @dataclass(frozen=True)
@@ -92,13 +97,13 @@ class Detector:
         settings = postprocess_settings(model.source, options)
         deadline_s = arrived_s + (options.timeout_s or self.limits.default_timeout_s)
 
-        def begin() -> tuple[DecodedImage, NDArray[np.uint8], Letterbox]:
+        def begin() -> tuple[NDArray[np.uint8], Letterbox]:
             # The job may have waited for a free worker; what is late already costs nothing more.
             if time.monotonic() >= deadline_s:
                 raise too_late()
-            return _decode(data, self.limits.image, manifest.input_size)
+            return _network_input(data, self.limits.image, manifest.input_size)
 
-        image, pixels, geometry = await self._on_worker(begin)
+        pixels, geometry = await self._on_worker(begin)
         decoded_s = time.monotonic()
         row = await model.batcher.submit(
             pixels,
@@ -129,7 +134,7 @@ class Detector:
                 ),
                 batch_size=row.batch_size,
             )
-            return present(result, image)
+            return present(result, lambda: decode(data, self.limits.image))
 
         return await self._on_worker(finish)
 
@@ -175,13 +180,11 @@ def _class_ids(source: RepositoryModel, wanted: tuple[str, ...]) -> tuple[int, .
     return tuple(ids)
 
 
-def _decode(
+def _network_input(
     data: bytes, limits: ImageLimits, input_size: tuple[int, int]
-) -> tuple[DecodedImage, NDArray[np.uint8], Letterbox]:
-    image = decode(data, limits)
+) -> tuple[NDArray[np.uint8], Letterbox]:
     height, width = input_size
-    pixels, geometry = letterbox(image.pixels_bgr, width, height)
-    return image, pixels, geometry
+    return letterbox(decode(data, limits).pixels_bgr, width, height)
 
 
 def _candidates(row: InferenceRow) -> Candidates:

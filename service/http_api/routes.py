@@ -9,9 +9,8 @@ from pydantic_core import to_json
 from starlette.responses import RedirectResponse, Response
 
 from service.codecs.drawing import draw_detections, encode_picture
-from service.codecs.images import DecodedImage
 from service.detection import DetectionResult, DetectOptions
-from service.detector import Detector
+from service.detector import Detector, Picture
 from service.errors import ServiceError
 from service.http_api import openapi
 from service.http_api.negotiation import JPEG, JSON, choose_media_type
@@ -57,12 +56,12 @@ class _Answer:
         self._options = options
         self._identity = identity
 
-    def __call__(self, result: DetectionResult, image: DecodedImage) -> bytes:
+    def __call__(self, result: DetectionResult, picture: Picture) -> bytes:
         if self._media_type == JSON:
             return detection_json(result, self._identity, self._options.mask_format)
-        picture = draw_detections(image.pixels_bgr, result.detections)
+        drawn = draw_detections(picture().pixels_bgr, result.detections)
         picture_format: Literal["jpeg", "png"] = "jpeg" if self._media_type == JPEG else "png"
-        return encode_picture(picture, picture_format)
+        return encode_picture(drawn, picture_format)
 
 
 @router.get("/models", **openapi.MODELS)
