@@ -56,7 +56,10 @@ def run_server(detector: Detector, settings: Settings, listener: socket.socket) 
     from service.http_api.app import create_app
 
     config = uvicorn.Config(
-        create_app(detector), log_config=None, log_level=settings.log_level, access_log=False
+        create_app(detector, max_buffered_bytes=settings.max_buffered_bytes),
+        log_config=None,
+        log_level=settings.log_level,
+        access_log=False,
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

@@ -43,6 +43,8 @@ class Settings(BaseSettings):
     #: How long a request may take that does not say so itself, and the most it may ask for.
     request_timeout_ms: Annotated[int, Field(ge=1)] = 30_000
     max_image_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
+    #: Bytes of request bodies that may be in memory at once, all clients together.
+    max_buffered_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
     max_image_pixels: Annotated[int, Field(ge=1)] = 64_000_000
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -81,5 +81,6 @@ def test_settings__are_these() -> None:
         "request_timeout_ms",
         "max_image_bytes",
         "max_image_pixels",
+        "max_buffered_bytes",
         "log_level",
     }

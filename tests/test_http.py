@@ -1,6 +1,7 @@
 """The HTTP interface on a real server, with the fake runtime behind it."""
 
 import base64
+import contextlib
 import json
 import socket
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
         max_image_bytes=MAX_BYTES,
         max_image_pixels=1_000_000,
     )
-    with running_server(create_app(build_detector(settings))) as client:
+    with running_server(create_app(build_detector(settings), max_buffered_bytes=10**8)) as client:
         yield client
 
 
@@ -330,7 +331,9 @@ def test_server__failed_inference_is_a_problem_and_the_next_request_works(
     )
     registry.open([])
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
-    with running_server(create_app(Detector(registry, Threads(1), limits))) as client:
+    with running_server(
+        create_app(Detector(registry, Threads(1), limits), max_buffered_bytes=10**8)
+    ) as client:
         response = post(client, png(picture(13)))
         assert_problem(response, 500, "inference-failed")
         assert "engine says no" not in response.text, "causes are for the log"
@@ -354,7 +357,7 @@ def test_server__client_that_hangs_up_is_no_event(
 def test_server__body_that_does_not_arrive_in_time(tmp_path: Path) -> None:
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
     settings = Settings(model_repository=tmp_path, runtime="fake", request_timeout_ms=200)
-    with running_server(create_app(build_detector(settings))) as client:
+    with running_server(create_app(build_detector(settings), max_buffered_bytes=10**8)) as client:
         address = (client.base_url.host, client.base_url.port)
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(
@@ -362,6 +365,37 @@ def test_server__body_that_does_not_arrive_in_time(tmp_path: Path) -> None:
                 b"Content-Length: 1000\r\n\r\nhalf"
             )
             assert connection.recv(1000).startswith(b"HTTP/1.1 504 ")
+
+
+def test_server__more_uploads_than_the_memory_has_room_for(tmp_path: Path) -> None:
+    write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
+    detector = build_detector(Settings(model_repository=tmp_path, runtime="fake"))
+    data = png(picture())
+    head = (
+        "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    ).encode()
+    with running_server(create_app(detector, max_buffered_bytes=2 * len(data))) as client:
+        address = (client.base_url.host, client.base_url.port)
+        with contextlib.ExitStack() as stack:
+            waiting = [stack.enter_context(socket.create_connection(address)) for _ in range(2)]
+            for connection in waiting:
+                connection.sendall(head + data[:-1])
+            response = _refused_within(client, data)
+            assert_problem(response, 503, "overloaded", "uploads")
+            for connection in waiting:
+                connection.sendall(data[-1:])
+                assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
+        assert post(client, data).status_code == 200
+
+
+def _refused_within(client: httpx.Client, data: bytes) -> httpx.Response:
+    """The first refusal; the others' bytes may still be on their way."""
+    for _ in range(100):
+        response = post(client, data)
+        if response.status_code != 200:
+            return response
+    return response
 
 
 def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(
@@ -373,7 +407,7 @@ def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
     detector = build_detector(Settings(model_repository=tmp_path, runtime="fake"))
     monkeypatch.setattr(detector, "detect", broken)
-    with running_server(create_app(detector)) as client:
+    with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
         response = post(client)
     assert_problem(response, 500, "internal-server-error")
     assert "a bug" not in response.text
@@ -396,7 +430,9 @@ def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> No
     )
     registry.open([])
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
-    with running_server(create_app(Detector(registry, Threads(1), limits))) as client:
+    with running_server(
+        create_app(Detector(registry, Threads(1), limits), max_buffered_bytes=10**8)
+    ) as client:
         response = post(client, timeout_ms="50")
         assert_problem(response, 504, "deadline-exceeded", "timeout_ms")
         assert json.loads(post(client).content)["detections"]

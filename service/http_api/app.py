@@ -16,13 +16,17 @@ from service.errors import ServiceError
 from service.http_api.problems import MEDIA_TYPE, plain_problem, problem_response
 from service.http_api.request_ids import RequestIds, request_id
 from service.http_api.routes import router
+from service.http_api.uploads import UploadBudget
 from service.version import VERSION
 
 logger = logging.getLogger(__name__)
 
 
-def create_app(detector: Detector) -> FastAPI:
-    """The application; it starts and stops `detector` with itself."""
+def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
+    """The application; it starts and stops `detector` with itself.
+
+    `max_buffered_bytes` of request bodies may be in memory at once.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -40,6 +44,7 @@ def create_app(detector: Detector) -> FastAPI:
         redoc_url=None,
     )
     app.state.detector = detector
+    app.state.uploads = UploadBudget(max_buffered_bytes)
     app.include_router(router)
     app.include_router(router, prefix="/v1", include_in_schema=False)
     # The last one added is the outermost.

@@ -18,7 +18,7 @@ from service.http_api.options import parse_options
 from service.http_api.problems import all_problems
 from service.http_api.request_ids import request_id
 from service.http_api.schemas import detection_json
-from service.http_api.uploads import parse_upload, read_body
+from service.http_api.uploads import UploadBudget, parse_upload, read_body
 from service.registry import ModelStatus
 
 router = APIRouter()
@@ -38,13 +38,15 @@ async def detect(request: Request) -> Response:
     """
     detector = _detector(request)
     media_type = choose_media_type(request.headers.get("accept"))
-    limits = detector.limits
-    body = await read_body(request, limits.image.max_bytes, limits.default_timeout_s)
-    content_type = request.headers.get("content-type", "")
-    upload = await asyncio.to_thread(parse_upload, content_type, body)
-    options = parse_options([*request.query_params.multi_items(), *upload.options])
-    answer = _Answer(media_type, options, request_id.get())
-    content = await detector.detect(upload.image, options, answer)
+    uploads: UploadBudget = request.app.state.uploads
+    with uploads.share() as take:
+        limits = detector.limits
+        body = await read_body(request, limits.image.max_bytes, limits.default_timeout_s, take)
+        content_type = request.headers.get("content-type", "")
+        upload = await asyncio.to_thread(parse_upload, content_type, body)
+        options = parse_options([*request.query_params.multi_items(), *upload.options])
+        answer = _Answer(media_type, options, request_id.get())
+        content = await detector.detect(upload.image, options, answer)
     return Response(content, media_type=media_type)
 
 

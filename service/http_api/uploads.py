@@ -7,7 +7,8 @@ import asyncio
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
 from typing import cast
@@ -16,7 +17,13 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import Field, File, FormParser
 from starlette.requests import Request
 
-from service.errors import DeadlineExceeded, ImageTooLarge, InvalidRequest, UnsupportedMediaType
+from service.errors import (
+    DeadlineExceeded,
+    ImageTooLarge,
+    InvalidRequest,
+    Overloaded,
+    UnsupportedMediaType,
+)
 
 #: Names of the form part that holds the picture.
 IMAGE_PARTS = ("image", "file")
@@ -38,11 +45,40 @@ class Upload:
     options: Sequence[tuple[str, object]]
 
 
-async def read_body(request: Request, max_image_bytes: int, max_seconds: float) -> bytes:
-    """The whole body.
+class UploadBudget:
+    """Bytes of request bodies that may be in memory at once, all clients together."""
 
-    Raises ImageTooLarge as soon as it is known to be larger than allowed, and DeadlineExceeded
-    when it takes longer to arrive than allowed.
+    def __init__(self, max_bytes: int) -> None:
+        self._free = max_bytes
+
+    @contextmanager
+    def share(self) -> Generator[Callable[[int], None]]:
+        """A function that takes bytes of the budget; they are given back when the block ends.
+
+        It raises Overloaded where there are no more.
+        """
+        taken = 0
+
+        def take(num_bytes: int) -> None:
+            nonlocal taken
+            if num_bytes > self._free:
+                raise Overloaded("too many uploads at once; try again later", retry_after_s=1.0)
+            self._free -= num_bytes
+            taken += num_bytes
+
+        try:
+            yield take
+        finally:
+            self._free += taken
+
+
+async def read_body(
+    request: Request, max_image_bytes: int, max_seconds: float, take: Callable[[int], None]
+) -> bytes:
+    """The whole body, its bytes taken of an `UploadBudget`.
+
+    Raises ImageTooLarge as soon as it is known to be larger than allowed, DeadlineExceeded when it
+    takes longer to arrive than allowed, and Overloaded.
     """
     media_type = media_type_of(request)
     allowed = max_image_bytes
@@ -61,6 +97,7 @@ async def read_body(request: Request, max_image_bytes: int, max_seconds: float) 
                 size += len(chunk)
                 if size > allowed:
                     raise _too_large(max_image_bytes)
+                take(len(chunk))
                 chunks.append(chunk)
     except TimeoutError as error:
         raise DeadlineExceeded(
