@@ -60,6 +60,8 @@ def run_server(detector: Detector, settings: Settings, listener: socket.socket) 
         log_config=None,
         log_level=settings.log_level,
         access_log=False,
+        # A client that does not read its answer must not keep the server from ending.
+        timeout_graceful_shutdown=settings.request_timeout_ms // 1000 + 5,
     )
     host, port = listener.getsockname()[:2]
     shown = f"[{host}]" if ":" in host else host

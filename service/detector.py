@@ -95,7 +95,8 @@ class Detector:
         model = self.registry.resolve(options.model)
         manifest = model.source.manifest
         settings = postprocess_settings(model.source, options)
-        deadline_s = arrived_s + (options.timeout_s or self.limits.default_timeout_s)
+        longest_s = self.limits.default_timeout_s
+        deadline_s = arrived_s + min(options.timeout_s or longest_s, longest_s)
 
         def begin() -> tuple[NDArray[np.uint8], Letterbox]:
             # The job may have waited for a free worker; what is late already costs nothing more.
@@ -169,7 +170,7 @@ def _class_ids(source: RepositoryModel, wanted: tuple[str, ...]) -> tuple[int, .
     ids: list[int] = []
     for text in wanted:
         found = ids_by_name.get(text.casefold())
-        if found is None and text.isdecimal() and int(text) < len(names):
+        if found is None and text.isdecimal() and len(text) < 10 and int(text) < len(names):
             found = int(text)
         if found is None:
             near = difflib.get_close_matches(text.casefold(), ids_by_name, n=1)

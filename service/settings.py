@@ -40,7 +40,7 @@ class Settings(BaseSettings):
 
     #: Requests that may wait for one model; further ones are refused at once.
     max_queue: Annotated[int, Field(ge=1)] = 64
-    #: How long a request may take that does not say so itself, and the most it may ask for.
+    #: How long a request may take; one may ask for less, more is cut to this.
     request_timeout_ms: Annotated[int, Field(ge=1)] = 30_000
     max_image_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
     #: Bytes of request bodies that may be in memory at once, all clients together.

@@ -4,6 +4,7 @@ import base64
 import contextlib
 import json
 import socket
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,10 +15,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from model.repository import ModelRepository
 from service import errors
+from service.codecs.images import ImageLimits
+from service.detector import Detector, DetectorLimits
 from service.http_api.app import create_app
 from service.http_api.problems import HTTP_STATUS, all_problems
 from service.http_api.schemas import DetectSchema
+from service.registry import ModelRegistry
+from service.runtime.fake import FakeRuntime
 from service.settings import Settings
 from service.wiring import build_detector
 from tests.repositories import CLASSES, write_model
@@ -220,6 +226,18 @@ def test_refused__unknown_class_names_the_nearest(client: httpx.Client) -> None:
     assert_problem(post(client, classes="persn"), 422, "invalid-option", "did you mean 'person'")
 
 
+@pytest.mark.parametrize("text", ["9" * 5_000, "\ud800", "x" * 10_000])
+def test_refused__text_that_no_class_or_model_could_be(client: httpx.Client, text: str) -> None:
+    image = {"base64": base64.b64encode(png(picture())).decode()}
+    for option in ("classes", "model"):
+        body = json.dumps({"image": image, option: text}).encode()
+        response = client.post(
+            "/detect", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert response.status_code in (404, 422), response.text
+        assert len(response.content) < 40_000
+
+
 def test_refused__no_acceptable_format(client: httpx.Client) -> None:
     headers = {"Content-Type": "image/png", "Accept": "text/html"}
     response = client.post("/detect", content=png(picture()), headers=headers)
@@ -313,14 +331,6 @@ def test_docs__need_no_other_host(client: httpx.Client) -> None:
 def test_server__failed_inference_is_a_problem_and_the_next_request_works(
     tmp_path: Path,
 ) -> None:
-    from concurrent.futures import ThreadPoolExecutor as Threads
-
-    from model.repository import ModelRepository
-    from service.codecs.images import ImageLimits
-    from service.detector import Detector, DetectorLimits
-    from service.registry import ModelRegistry
-    from service.runtime.fake import FakeRuntime
-
     def poison(images: NDArray[np.uint8]) -> None:
         if images[0, 0, 0, 0] == 13:
             raise RuntimeError("engine says no")
@@ -332,7 +342,7 @@ def test_server__failed_inference_is_a_problem_and_the_next_request_works(
     registry.open([])
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
     with running_server(
-        create_app(Detector(registry, Threads(1), limits), max_buffered_bytes=10**8)
+        create_app(Detector(registry, ThreadPoolExecutor(1), limits), max_buffered_bytes=10**8)
     ) as client:
         response = post(client, png(picture(13)))
         assert_problem(response, 500, "inference-failed")
@@ -398,6 +408,43 @@ def _refused_within(client: httpx.Client, data: bytes) -> httpx.Response:
     return response
 
 
+def test_server__abandoned_requests_are_not_inferred(tmp_path: Path) -> None:
+    entered, proceed = threading.Event(), threading.Event()
+
+    def hold(_: NDArray[np.uint8]) -> None:
+        entered.set()
+        assert proceed.wait(10)
+
+    write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
+    runtime = FakeRuntime(max_batch_size=1, fault=hold)
+    registry = ModelRegistry(ModelRepository(tmp_path), lambda _: runtime, max_waiting=64)
+    registry.open([])
+    limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 64, 30.0)
+    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    data = png(picture())
+    message = (
+        "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
+        f"Content-Length: {len(data)}\r\n\r\n"
+    ).encode() + data
+    with (
+        running_server(create_app(detector, max_buffered_bytes=10**8)) as client,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        first = threads.submit(post, client, data)
+        assert entered.wait(10)
+        address = (client.base_url.host, client.base_url.port)
+        for _ in range(8):
+            with socket.create_connection(address) as connection:
+                connection.sendall(message)
+        # Answered by the same event loop after it has seen the connections end.
+        for _ in range(20):
+            client.get("/livez")
+        proceed.set()
+        assert first.result().status_code == 200
+        assert post(client, data).status_code == 200
+    assert len(runtime.batch_sizes) == 2
+
+
 def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -416,14 +463,6 @@ def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(
 
 
 def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> None:
-    from concurrent.futures import ThreadPoolExecutor as Threads
-
-    from model.repository import ModelRepository
-    from service.codecs.images import ImageLimits
-    from service.detector import Detector, DetectorLimits
-    from service.registry import ModelRegistry
-    from service.runtime.fake import FakeRuntime
-
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
     registry = ModelRegistry(
         ModelRepository(tmp_path), lambda _: FakeRuntime(seconds_per_call=0.5), max_waiting=4
@@ -431,7 +470,7 @@ def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> No
     registry.open([])
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
     with running_server(
-        create_app(Detector(registry, Threads(1), limits), max_buffered_bytes=10**8)
+        create_app(Detector(registry, ThreadPoolExecutor(1), limits), max_buffered_bytes=10**8)
     ) as client:
         response = post(client, timeout_ms="50")
         assert_problem(response, 504, "deadline-exceeded", "timeout_ms")

@@ -74,6 +74,9 @@ def test_parse_options__twice_under_two_names_is_refused() -> None:
         ("classes", {"a": 1}),
         ("class_agnostic_nms", "perhaps"),
         ("model", ["a", "b"]),
+        ("model", "x" * 20_000),
+        ("classes", [["nested"]]),
+        ("classes", ["x" * 20_000]),
     ],
 )
 def test_parse_options__value_out_of_range_names_option_and_value(name: str, value: object) -> None:

@@ -69,7 +69,10 @@ def test_parse_upload__json_data_uri_and_line_breaks() -> None:
         ("multipart/form-data", b"x", "boundary"),
         ("multipart/form-data; boundary=q", b"no such boundary", "damaged|no part"),
         ("application/json", b"{", "no valid JSON"),
-        ("application/json", b"[" * 100_000, "no valid JSON"),
+        ("application/json", b"[" * 9_000, "no valid JSON"),
+        ("application/json", b"[" * 100_000, "too many members"),
+        ("multipart/form-data; boundary=" + "b" * 300, b"x", "damaged"),
+        ("multipart/form-data; boundary=b" + ";" * 2_000, b"x", "Content-Type has more"),
         ("application/json", b"[]", "must be an object"),
         ("application/json", b"{}", "'image' is missing"),
         ("application/json", b'{"image": "abc"}', "'image' is missing or no object"),
@@ -89,6 +92,12 @@ def test_parse_upload__damaged_body(content_type: str, body: bytes, says: str) -
 def test_parse_upload__two_pictures() -> None:
     with pytest.raises(InvalidRequest, match="2 pictures"):
         parse_upload(*multipart(("image", PICTURE), ("image", PICTURE)))
+
+
+def test_parse_upload__form_of_thousands_of_options() -> None:
+    parts = [("image", PICTURE)] + [("model", b"a")] * 100
+    with pytest.raises(InvalidRequest, match="too many or too long options"):
+        parse_upload(*multipart(*parts))
 
 
 def test_parse_upload__form_without_a_picture() -> None:

@@ -39,6 +39,11 @@ _NOT_SERVED = {
 }
 
 
+#: Longest side of a picture: encoders end near here, and the weights of a mask's enlargement, kept
+#: for each side length, stay small.
+MAX_SIDE = 65_535
+
+
 @dataclass(frozen=True)
 class ImageLimits:
     """The largest file in bytes, and the largest picture in pixels (width * height)."""
@@ -102,6 +107,12 @@ def _probe(data: bytes, limits: ImageLimits) -> tuple[ImageFormat, ImageHeader]:
         header = image_format.read_header(data)
     except (struct.error, IndexError) as error:
         raise cut_off(image_format.name) from error
+    if max(header.width, header.height) > MAX_SIDE:
+        raise ImageTooLarge(
+            f"The image has {header.width} x {header.height} pixels, more than {MAX_SIDE} on a "
+            "side: scale it down.",
+            limits={"max_image_side": MAX_SIDE},
+        )
     if header.width * header.height > limits.max_pixels:
         raise ImageTooLarge(
             f"The image has {header.width} x {header.height} = {header.width * header.height} "

@@ -1,6 +1,7 @@
 """The options of a request, wherever they stand: query, form field or JSON, the same names."""
 
 import difflib
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Annotated
 
@@ -22,6 +23,9 @@ ALIASES: dict[str, str] = {
 
 #: Longest time that a request may allow itself.
 MAX_TIMEOUT_MS = 600_000
+
+#: Longest name or value of an option.
+MAX_TEXT = 16_384
 
 Ratio = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -57,6 +61,8 @@ class OptionFields(BaseModel):
     @classmethod
     def _split_classes(cls, value: object) -> object:
         parts: Sequence[object] = [value] if isinstance(value, str | int) else _as_list(value)
+        if not all(isinstance(part, str | int) and len(str(part)) <= MAX_TEXT for part in parts):
+            raise ValueError("give names or ids separated by commas, such as person,car")
         names = [name.strip() for part in parts for name in str(part).split(",")]
         if not names or not all(names):
             raise ValueError("give names or ids separated by commas, such as person,car")
@@ -75,21 +81,28 @@ def parse_options(given: Iterable[tuple[str, object]]) -> DetectOptions:
     `given` may name an option more than once only for `classes`. Raises InvalidOption.
     """
     values: dict[str, object] = {}
+    several: list[object] = []
     for written, value in given:
+        if len(written) > 64:
+            raise _invalid(written[:64], f"unknown option '{written[:64]}…'{_hint(written[:64])}")
         name = ALIASES.get(written, written)
         if name not in OptionFields.model_fields:
             raise _invalid(written, f"unknown option '{written}'{_hint(written)}")
+        if isinstance(value, str) and len(value) > MAX_TEXT:
+            raise _invalid(written, f"option '{written}' has more than {MAX_TEXT} characters")
         if name == "classes" and name in values:
-            values[name] = f"{values[name]},{value}"
+            several.append(value)
         elif name in values:
             raise _invalid(written, f"option '{name}' is given twice; give it once")
         else:
             values[name] = value
+    if several:
+        values["classes"] = [values["classes"], *several]
     try:
         fields = OptionFields.model_validate(values)
     except ValidationError as error:
         found = [
-            FieldError(_pointer(e["loc"]), f"{e['loc'][0]}={e['input']!r}: {_reason(e['msg'])}")
+            FieldError(_pointer(e["loc"]), _complaint(e["loc"][0], e["input"], e["msg"]))
             for e in error.errors(include_url=False)
         ]
         raise InvalidOption("; ".join(e.detail for e in found), errors=found) from error
@@ -104,6 +117,11 @@ def parse_options(given: Iterable[tuple[str, object]]) -> DetectOptions:
         timeout_s=None if fields.timeout_ms is None else fields.timeout_ms / 1000,
         priority=fields.priority,
     )
+
+
+def _complaint(name: int | str, value: object, message: str) -> str:
+    # A value may be of any size and depth; a few characters of it tell the caller which it was.
+    return f"{name}={reprlib.repr(value)}: {_reason(message)}"
 
 
 def _invalid(name: str, detail: str) -> InvalidOption:

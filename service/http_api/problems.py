@@ -1,6 +1,7 @@
 """Errors as RFC 9457 `application/problem+json`: one table from the tree to HTTP statuses."""
 
-from pydantic_core import to_json
+import json
+
 from starlette.responses import Response
 
 from service import errors
@@ -46,13 +47,13 @@ def problem_response(error: ServiceError, *, instance: str, request_id: str) -> 
         body["retry_after_ms"] = round(error.retry_after_s * 1000)
         # The header counts whole seconds.
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    return Response(to_json(body), status, headers, MEDIA_TYPE)
+    return Response(json.dumps(body), status, headers, MEDIA_TYPE)
 
 
 def plain_problem(status: int, title: str, detail: str, *, instance: str, request_id: str) -> bytes:
     """A problem that is not of our tree: no such path, a method that is not allowed, a bug."""
     code = title.lower().replace(" ", "-")
-    return to_json(
+    return json.dumps(
         {
             "type": "about:blank",
             "title": title,
@@ -62,7 +63,7 @@ def plain_problem(status: int, title: str, detail: str, *, instance: str, reques
             "code": code,
             "request_id": request_id,
         }
-    )
+    ).encode()
 
 
 def all_problems() -> dict[str, type[ServiceError]]:

@@ -1,11 +1,13 @@
 """The endpoints: each parses, calls the detector, presents."""
 
 import asyncio
+from collections.abc import Coroutine
 from importlib.resources import files
 from typing import Literal
 
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
+from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 
 from service.codecs.drawing import draw_detections, encode_picture
@@ -46,8 +48,24 @@ async def detect(request: Request) -> Response:
         upload = await asyncio.to_thread(parse_upload, content_type, body)
         options = parse_options([*request.query_params.multi_items(), *upload.options])
         answer = _Answer(media_type, options, request_id.get())
-        content = await detector.detect(upload.image, options, answer)
+        # The encoded picture is all that is needed from here on.
+        del body
+        content = await _unless_gone(request, detector.detect(upload.image, options, answer))
     return Response(content, media_type=media_type)
+
+
+async def _unless_gone(request: Request, work: Coroutine[None, None, bytes]) -> bytes:
+    """Await `work`, or cancel it when the client goes away: nobody would read the answer."""
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientDisconnect
+        return await working
+    finally:
+        working.cancel()
+        leaving.cancel()
 
 
 class _Answer:

@@ -31,6 +31,12 @@ IMAGE_PARTS = ("image", "file")
 #: Room for boundaries, part headers, options and JSON around a picture.
 _ENVELOPE_BYTES = 64 * 1024
 
+#: Options that one request may name, and marks of structure in a JSON body: `json.loads` holds
+#: the interpreter's lock, and a body of brackets alone would keep it for seconds.
+_MAX_OPTIONS = 64
+_MAX_JSON_MARKS = 10_000
+_MAX_CONTENT_TYPE = 1024
+
 _HOW_TO = (
     "send the picture as the body with a Content-Type such as image/jpeg, as the part 'image' of "
     'multipart/form-data, or as JSON {"image": {"base64": "..."}}'
@@ -113,6 +119,8 @@ def media_type_of(request: Request) -> str:
 
 def parse_upload(content_type: str, body: bytes) -> Upload:
     """Take the body apart. Raises InvalidRequest, UnsupportedMediaType."""
+    if len(content_type) > _MAX_CONTENT_TYPE:
+        raise InvalidRequest(f"the Content-Type has more than {_MAX_CONTENT_TYPE} characters")
     media_type = content_type.partition(";")[0].strip().lower()
     if not body:
         raise InvalidRequest(f"the request has no body; {_HOW_TO}")
@@ -143,6 +151,8 @@ def _parse_multipart(content_type: str, body: bytes) -> Upload:
         if name in IMAGE_PARTS:
             images.append(value)
         else:
+            if len(options) == _MAX_OPTIONS or len(name) + len(value) > _ENVELOPE_BYTES:
+                raise InvalidRequest("the form has too many or too long options")
             options.append((name, value.decode("utf-8", "replace")))
 
     def on_file(file: File) -> None:
@@ -155,10 +165,10 @@ def _parse_multipart(content_type: str, body: bytes) -> Upload:
 
     # Everything is in memory already, so no part is worth a temporary file.
     config = {"MAX_MEMORY_FILE_SIZE": len(body) + 1, "MAX_BODY_SIZE": len(body) + 1}
-    parser = FormParser(
-        "multipart/form-data", on_field, on_file, boundary=boundary.encode(), config=config
-    )
     try:
+        parser = FormParser(
+            "multipart/form-data", on_field, on_file, boundary=boundary.encode(), config=config
+        )
         parser.write(body)
         parser.finalize()
     except (FormParserError, ValueError) as error:
@@ -171,6 +181,8 @@ def _parse_multipart(content_type: str, body: bytes) -> Upload:
 
 
 def _parse_json(body: bytes) -> Upload:
+    if sum(body.count(mark) for mark in (b",", b":", b"[", b"{")) > _MAX_JSON_MARKS:
+        raise InvalidRequest("the JSON body has too many members or elements")
     try:
         document: object = json.loads(body)
     except (ValueError, RecursionError) as error:

@@ -29,13 +29,14 @@ _START_OF_SCAN = 0xDA
 _APP1 = 0xE1
 _APP2 = 0xE2
 # Baseline, extended and progressive, Huffman or arithmetic coding; not lossless or hierarchical.
-_SERVED_FRAMES = {0xC0, 0xC1, 0xC2, 0xC9, 0xCA}
+_SERVED_FRAMES = {0xC0, 0xC1, 0xC2}
 _FRAMES = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 # Sound files have a few dozen segments and at most some dozen scans; a small progressive file of
 # thousands of scans would keep a core busy for minutes.
 _MAX_SEGMENTS = 10_000
 _MAX_SCANS = 100
+_MAX_SCANNED_PIXELS = 1 << 31
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -100,9 +101,17 @@ def _check_complete(data: bytes) -> None:
 
     Bytes after the end marker are fine; cameras and phones put previews and clips there.
     """
-    num_scans = sum(marker == _START_OF_SCAN for marker, _, _ in _segments(data))
-    if num_scans > _MAX_SCANS:
-        raise damaged(_NAME, f"it has more than {_MAX_SCANS} scans")
+    num_scans = pixels = scanned = 0
+    for marker, start, _ in _segments(data):
+        if marker in _FRAMES:
+            width, height = _frame_size(data, marker, start)
+            pixels = width * height
+        elif marker == _START_OF_SCAN:
+            num_scans += 1
+            # A scan goes through every block of its components, however short it is.
+            scanned += pixels * data[start]
+    if num_scans > _MAX_SCANS or (num_scans > 1 and scanned > _MAX_SCANNED_PIXELS):
+        raise damaged(_NAME, "it has too many scans")
 
 
 FORMAT = ImageFormat(_NAME, re.compile(rb"\xff\xd8\xff"), read_header, read_pixels)

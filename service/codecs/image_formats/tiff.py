@@ -135,7 +135,11 @@ def _num_tiles(directory: Directory, width: int, height: int) -> int:
     tile_width, tile_height = directory.integer(_TILE_WIDTH), directory.integer(_TILE_HEIGHT)
     if not 0 < tile_width * tile_height <= _MAX_TILE_PIXELS:
         raise damaged(_NAME, f"its tiles must have 1 to {_MAX_TILE_PIXELS} pixels")
-    return ceil(width / tile_width) * ceil(height / tile_height)
+    across, down = ceil(width / tile_width), ceil(height / tile_height)
+    # Tiles are decoded whole, so what they cover is the work.
+    if across * tile_width * down * tile_height > 2 * width * height + (1 << 22):
+        raise damaged(_NAME, "its tiles are far larger than the picture")
+    return across * down
 
 
 def _single_page_file(directory: Directory) -> bytes:
