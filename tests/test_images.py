@@ -449,6 +449,20 @@ def test_decode__size_within_the_stream_is_checked() -> None:
         probe(file, LIMITS)
 
 
+def test_probe__tiff_of_tiles_far_larger_than_the_picture() -> None:
+    """Each tile is decoded whole: 4,000 of 16 x 1,048,576 pixels would take hours."""
+    tiles = {322: 16, 323: 1_048_576, 324: 8, 325: 1}
+    file = tiff_of({256: 64_000, 257: 16, 258: 8, 262: 1, **tiles})
+    with pytest.raises(UndecodableImage, match="far larger than the picture"):
+        probe(file, LIMITS)
+
+
+def test_probe__side_that_no_answer_could_have() -> None:
+    with pytest.raises(ImageTooLarge, match="more than 65535 on a side") as caught:
+        probe(png_claiming(65_536, 1), LIMITS)
+    assert caught.value.limits == {"max_image_side": 65_535}
+
+
 def test_probe__tiff_of_absurd_tiles() -> None:
     side = 1 << 15
     file = tiff_of({256: 9, 257: 9, 258: 8, 262: 1, 322: side, 323: side, 324: 8, 325: 1})
