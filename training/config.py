@@ -127,7 +127,14 @@ class ScheduleConfig:
     cosine_from: float = 0.5
     final_lr_factor: float = 0.05
     evaluate_every: int = 10
-    checkpoint_every_steps: int = 1000
+
+    def evaluates_after(self, epochs_done: int) -> bool:
+        """Whether an evaluation follows the epoch after which `epochs_done` are done."""
+        if epochs_done == 0:
+            return False
+        in_last_stage = epochs_done > self.epochs - self.last_stage_epochs
+        regular = epochs_done % self.evaluate_every == 0
+        return in_last_stage or regular or epochs_done == self.epochs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +165,13 @@ class LossConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class RuntimeConfig:
-    """How the computation runs. `device` None: the GPU where there is one, else the CPU."""
+    """How the computation runs. `device` None: the GPU where there is one, else the CPU.
+
+    A checkpoint is written so many steps or seconds after the last one, whichever comes first,
+    before every evaluation and when the run is stopped; `grace_s` is how long that may take.
+    After a loss that is not finite the run stops, or goes back to the last checkpoint and leaves
+    the batch out, at most `max_rollbacks` times.
+    """
 
     device: str | None = None
     precision: Precision = "float32"
@@ -169,8 +182,11 @@ class RuntimeConfig:
     num_threads: int | None = None
     on_nonfinite: Literal["stop", "rollback"] = "stop"
     max_rollbacks: int = 3
+    checkpoint_every_steps: int = 1000
+    checkpoint_every_s: float = 600.0
     keep_checkpoints: int = 2
     grace_s: float = 60.0
+    log_every_steps: int = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +237,10 @@ class TrainConfig:
             raise ValueError(f"a run has one or two stages, got {len(self.stages)}")
         _check(self)
 
+    def total_batch_size(self, num_ranks: int) -> int:
+        """Images in one step of the optimizer, over all ranks and accumulated batches."""
+        return self.data.batch_size * self.optimizer.accumulation_steps * num_ranks
+
     def stage_of(self, epoch: int) -> StageConfig:
         """The stage of an epoch, counted from 0: a function of the epoch alone."""
         return self.stages[self.stage_index(epoch)]
@@ -245,7 +265,9 @@ _AT_LEAST = {
     "schedule.last_stage_epochs": 0,
     "schedule.warmup_steps": 0,
     "schedule.evaluate_every": 1,
-    "schedule.checkpoint_every_steps": 1,
+    "runtime.checkpoint_every_steps": 1,
+    "runtime.checkpoint_every_s": 0,
+    "runtime.log_every_steps": 1,
     "ema.gamma": 1,
     "loss.topk": 1,
     "loss.mask_chunk_mib": 1,

@@ -1,0 +1,38 @@
+"""What learns in a run, and where the run stands: all that a checkpoint has to hold."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torch.optim import Optimizer
+
+from training.ema import WeightAverage
+from training.position import Position
+from training.step import Stepper
+
+
+@dataclass(frozen=True, eq=False)
+class Learner:
+    """The network, what moves it, and the average of its weights.
+
+    `network` is the plain one; the stepper runs it wrapped.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    average: WeightAverage
+    stepper: Stepper
+
+
+@dataclass
+class Standing:
+    """What the loop has to remember from step to step.
+
+    `evaluated` is after how many epochs the last evaluation was; `best` the best value of the
+    metric that decides.
+    """
+
+    position: Position = Position()
+    evaluated: int = 0
+    best: float | None = None
+    num_rollbacks: int = 0
+    num_unreadable: int = 0

@@ -1,0 +1,175 @@
+"""What a run would do, without doing it: `rtmdet train --dry-run`, and the head of every run."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+
+import torch
+
+from training.config import TrainConfig
+from training.ema import proportioned
+from training.memory import MemoryEstimate, estimate_memory
+from training.networks import build_network
+from training.optim import scaled_lr
+from training.position import Pace
+from training.schedule import learning_rate, warmup_steps
+
+
+@dataclass(frozen=True)
+class DataCounts:
+    """How much there is to train and to evaluate on."""
+
+    train_images: int
+    val_images: int
+    classes: tuple[str, ...]
+    train_instances: int | None = None
+
+
+@dataclass(frozen=True)
+class PlannedStage:
+    """Epochs `first` to `last`, counted from 1."""
+
+    name: str
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run in figures. Learning rates are keyed by the step that is taken with them."""
+
+    recipe: str
+    model: str
+    init: str | None
+    input_size: tuple[int, int]
+    classes: tuple[str, ...]
+    train_images: int
+    train_instances: int | None
+    val_images: int
+    num_ranks: int
+    total_batch_size: int
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int
+    stages: tuple[PlannedStage, ...]
+    learning_rates: dict[int, float]
+    average_horizon_steps: int
+    evaluations: tuple[int, ...]
+    memory: MemoryEstimate
+
+    def as_json(self) -> dict[str, object]:
+        """For programs."""
+        return asdict(self)
+
+
+def make_plan(config: TrainConfig, data: DataCounts, num_ranks: int) -> Plan:
+    """The plan of a run on that data."""
+    batches = -(-data.train_images // (config.data.batch_size * num_ranks))
+    pace = Pace(config.schedule.epochs, batches, config.optimizer.accumulation_steps)
+    total_batch = config.total_batch_size(num_ranks)
+    average = proportioned(config.ema, total_steps=pace.total_steps)
+    return Plan(
+        recipe=config.recipe,
+        model=config.model.name,
+        init=config.model.init,
+        input_size=config.model.input_size,
+        classes=data.classes,
+        train_images=data.train_images,
+        train_instances=data.train_instances,
+        val_images=data.val_images,
+        num_ranks=num_ranks,
+        total_batch_size=total_batch,
+        steps_per_epoch=pace.steps_per_epoch,
+        total_steps=pace.total_steps,
+        warmup_steps=warmup_steps(config.schedule, total_steps=pace.total_steps),
+        stages=_stages(config),
+        learning_rates=_learning_rates(config, pace, scaled_lr(config.optimizer, total_batch)),
+        average_horizon_steps=round(1 / average.momentum) if average.momentum else 0,
+        evaluations=_evaluations(config) if data.val_images else (),
+        memory=_memory(config, len(data.classes)),
+    )
+
+
+def lines(plan: Plan) -> Iterator[str]:
+    """The plan for people."""
+    height, width = plan.input_size
+    instances = f", {plan.train_instances:,} instances" if plan.train_instances is not None else ""
+    yield f"recipe     {plan.recipe}: {plan.model}, {height}x{width}"
+    yield f"weights    {'from ' + plan.init if plan.init else 'random'}"
+    yield (
+        f"data       {plan.train_images:,} images{instances}; "
+        f"{plan.val_images:,} to evaluate on; {_some(plan.classes)}"
+    )
+    yield (
+        f"steps      {plan.total_batch_size} images a step on {plan.num_ranks} "
+        f"process{'es' if plan.num_ranks > 1 else ''}; {plan.steps_per_epoch:,} steps an epoch, "
+        f"{plan.total_steps:,} in all, {plan.warmup_steps:,} of them warm-up"
+    )
+    for stage in plan.stages:
+        yield f"stage      {stage.name}: epochs {stage.first} to {stage.last}"
+    rates = ", ".join(f"{rate:.3g} at step {step:,}" for step, rate in plan.learning_rates.items())
+    yield f"rates      {rates}"
+    yield f"average    over about {plan.average_horizon_steps:,} steps"
+    yield f"evaluation {_epochs(plan.evaluations)}"
+    yield (
+        f"memory     about {plan.memory.total_bytes / 2**30:.1f} GiB on each device "
+        f"({plan.memory.activations_bytes / 2**30:.1f} of them activations), losses not counted"
+    )
+
+
+def _some(classes: tuple[str, ...]) -> str:
+    shown = ", ".join(classes[:5]) + (", …" if len(classes) > 5 else "")
+    return f"{len(classes)} class{'es' if len(classes) > 1 else ''} ({shown})"
+
+
+def _epochs(evaluations: tuple[int, ...]) -> str:
+    if not evaluations:
+        return "none: there is nothing to evaluate on"
+    if len(evaluations) <= 8:
+        return f"after epochs {', '.join(map(str, evaluations))}"
+    first = ", ".join(map(str, evaluations[:3]))
+    return f"{len(evaluations)} times: after epochs {first}, … {evaluations[-2]}, {evaluations[-1]}"
+
+
+def _stages(config: TrainConfig) -> tuple[PlannedStage, ...]:
+    epochs = range(config.schedule.epochs)
+    planned: list[PlannedStage] = []
+    for index, stage in enumerate(config.stages):
+        inside = [epoch for epoch in epochs if config.stage_index(epoch) == index]
+        if inside:
+            planned.append(PlannedStage(stage.name, inside[0] + 1, inside[-1] + 1))
+    return tuple(planned)
+
+
+def _learning_rates(config: TrainConfig, pace: Pace, base_lr: float) -> dict[int, float]:
+    """At the start, after the warm-up, half-way, at the switch, and at the end."""
+    total = pace.total_steps
+    switch = (config.schedule.epochs - config.schedule.last_stage_epochs) * pace.steps_per_epoch
+    warm = warmup_steps(config.schedule, total_steps=total)
+    landmarks = {0, min(max(warm - 1, 0), total - 1), total // 2, total - 1}
+    if 0 < switch < total:
+        landmarks.add(switch)
+    return {
+        step: learning_rate(
+            step,
+            base_lr=base_lr,
+            schedule=config.schedule,
+            steps_per_epoch=pace.steps_per_epoch,
+        )
+        for step in sorted(landmarks)
+    }
+
+
+def _evaluations(config: TrainConfig) -> tuple[int, ...]:
+    epochs = range(1, config.schedule.epochs + 1)
+    return tuple(epoch for epoch in epochs if config.schedule.evaluates_after(epoch))
+
+
+def _memory(config: TrainConfig, num_classes: int) -> MemoryEstimate:
+    with torch.device("meta"):
+        network = build_network(config.model, num_classes)
+    return estimate_memory(
+        network,
+        config.model.input_size,
+        config.data.batch_size,
+        bf16=config.runtime.precision == "bf16",
+    )

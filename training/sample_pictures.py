@@ -1,0 +1,95 @@
+"""Pictures of training samples: what a batch shows the network, with what it is to find."""
+
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.targets import MASK_STRIDE, DetectionBatch, ImageTargets, unpack_masks
+
+Picture = NDArray[np.uint8]
+
+#: At most so many images of a batch are drawn, each at most so wide.
+MAX_IMAGES = 16
+MAX_TILE_SIDE = 480
+
+_MASK_OPACITY = 0.45
+
+
+def draw_batch(batch: DetectionBatch, classes: tuple[str, ...]) -> Picture:
+    """The first images of a batch as a grid, BGR; boxes, masks and rotated boxes drawn in."""
+    tiles = [
+        draw_sample(image, targets, classes)
+        for image, targets in zip(batch.images[:MAX_IMAGES].numpy(), batch.targets, strict=False)
+    ]
+    return picture_grid(tiles)
+
+
+def picture_grid(tiles: list[Picture]) -> Picture:
+    """Pictures of one size side by side, about as many columns as rows."""
+    num_columns = math.ceil(math.sqrt(len(tiles)))
+    blank = np.full_like(tiles[0], 255)
+    rows = [tiles[start : start + num_columns] for start in range(0, len(tiles), num_columns)]
+    return np.vstack([np.hstack([*row, *[blank] * (num_columns - len(row))]) for row in rows])
+
+
+def draw_sample(image: Picture, targets: ImageTargets, classes: tuple[str, ...]) -> Picture:
+    """One image with its targets, made smaller where it is large."""
+    height, width = image.shape[:2]
+    scale = min(MAX_TILE_SIDE / max(height, width), 1.0)
+    labels = targets.labels.tolist()
+    picture = image.copy()
+    if targets.masks is not None:
+        masks = unpack_masks(targets.masks, width // MASK_STRIDE).numpy()
+        for mask, label in zip(masks, labels, strict=True):
+            _tint(picture, mask, class_colour(label))
+    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    for box, label in zip(targets.boxes.numpy(), labels, strict=True):
+        corners = np.rint(box_corners(box) * scale).astype(np.int32)
+        cv2.polylines(picture, [corners], True, class_colour(label), 2, cv2.LINE_AA)
+        _write(picture, classes[label], corners, class_colour(label))
+    return picture
+
+
+def box_corners(box: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The corners [4, 2] of an xyxy box [4] or a rotated box [5]."""
+    if len(box) == 4:
+        x1, y1, x2, y2 = box
+        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
+    cx, cy, width, height, angle_rad = box
+    along = np.array([math.cos(angle_rad), math.sin(angle_rad)]) * width / 2
+    across = np.array([-math.sin(angle_rad), math.cos(angle_rad)]) * height / 2
+    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+    return (np.array([cx, cy]) + signs @ np.stack([along, across])).astype(np.float32)
+
+
+def class_colour(label: int) -> tuple[int, int, int]:
+    """A colour (B, G, R) of the class; neighbours are far apart on the wheel."""
+    hue = int(label * 180 * 0.618034) % 180
+    blue, green, red = cv2.cvtColor(np.array([[[hue, 200, 230]]], np.uint8), cv2.COLOR_HSV2BGR)[
+        0, 0
+    ].tolist()
+    return blue, green, red
+
+
+def _tint(picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
+    """Blend `colour` where the mask is; it has one pixel for each 4 x 4 of the picture."""
+    height, width = picture.shape[:2]
+    rows = np.minimum(np.arange(height) // MASK_STRIDE, len(mask) - 1)
+    columns = np.minimum(np.arange(width) // MASK_STRIDE, mask.shape[1] - 1)
+    covered = mask[np.ix_(rows, columns)]
+    blended = picture[covered] * (1 - _MASK_OPACITY) + np.array(colour) * _MASK_OPACITY
+    picture[covered] = blended.astype(np.uint8)
+
+
+def _write(
+    picture: Picture, text: str, corners: NDArray[np.int32], colour: tuple[int, int, int]
+) -> None:
+    """The name beside the topmost corner, on a dark ground, inside the picture."""
+    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    x, y = corners[corners[:, 1].argmin()].tolist()
+    x = min(max(x, 0), max(picture.shape[1] - width, 0))
+    y = min(max(y, height + below), picture.shape[0] - below)
+    cv2.rectangle(picture, (x, y - height - below), (x + width, y + below), (32, 32, 32), -1)
+    cv2.putText(picture, text, (x, y - 1), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
