@@ -11,7 +11,12 @@ def nearest_hint(name: str, known: Iterable[str]) -> str:
     "; did you mean 'rtmdet-tiny'?"
     """
     names = list(known)
-    near = get_close_matches(name, names, n=3, cutoff=0.6)
+    near = nearest_names(name, names)
     if near:
         return f"; did you mean {' or '.join(repr(each) for each in near)}?"
     return f"; there are: {', '.join(names)}"
+
+
+def nearest_names(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
+    """At most three of the known names, the most similar first; none below `cutoff` (0 to 1)."""
+    return get_close_matches(name, list(known), n=3, cutoff=cutoff)

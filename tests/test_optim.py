@@ -9,7 +9,7 @@ from model.rtmdet import build_rtmdet
 from model.weights import name_table
 from tests.golden import KINDS, golden_config
 from training.config import OptimizerConfig
-from training.optim import build_optimizer, parameter_groups, scaled_lr, set_learning_rate
+from training.optim import build_optimizer, parameter_groups, scaled_lr
 
 
 @pytest.mark.parity
@@ -54,12 +54,6 @@ def test_optimizer__decays_weights_and_leaves_norms_and_biases() -> None:
     torch.testing.assert_close(after["0.weight"], before["0.weight"] * 0.95)
     for name in ("0.bias", "1.weight", "1.bias"):
         assert torch.equal(after[name], before[name])
-
-
-def test_set_learning_rate__reaches_both_groups() -> None:
-    optimizer = build_optimizer(torch.nn.Conv2d(2, 2, 1), OptimizerConfig(), lr=0.1)
-    set_learning_rate(optimizer, 0.25)
-    assert [group["lr"] for group in optimizer.param_groups] == [0.25, 0.25]
 
 
 @pytest.mark.parametrize(("batch", "lr"), [(256, 0.004), (32, 0.0005), (1024, 0.016)])

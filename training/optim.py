@@ -1,6 +1,5 @@
 """AdamW with the published parameter groups, and how its rate follows the batch."""
 
-import torch
 from torch import nn
 from torch.optim import AdamW
 
@@ -43,9 +42,3 @@ def parameter_groups(
     decayed = {name: value for name, value in parameters.items() if value.ndim > 1}
     not_decayed = {name: value for name, value in parameters.items() if value.ndim <= 1}
     return decayed, not_decayed
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """The rate of the next step, for all groups."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
