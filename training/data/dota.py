@@ -1,0 +1,73 @@
+"""Reads DOTA's text files: four corners, the class, whether it is difficult."""
+
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+from model.checkpoints.class_names import DOTA
+from training.data.checks import Findings, broken
+from training.data.label_files import images_in, labelled_images, require_images
+from training.data.layouts import DataSource
+from training.data.records import Category, InstanceRecord, RecordStream, hull_xyxy
+
+#: Classes that later releases added, in their order.
+_PUBLISHED_ORDER = (*DOTA, "container-crane", "airport", "helipad")
+
+#: First words of the lines above the annotations.
+_HEADERS = ("imagesource", "gsd")
+_NUM_COORDINATES = 8
+
+
+def read_dota(source: DataSource, findings: Findings) -> RecordStream:
+    """Read `source`; what is wrong with single lines goes to `findings`.
+
+    Classes are those that occur: in the published order where all are DOTA's, else by name.
+    Raises BrokenData where there is no image.
+    """
+    (folder,), (labels,) = source.images, source.annotations
+    images = images_in(folder)
+    if not images:
+        raise broken(folder, "there is no image in this folder")
+    pairs = [(image, labels / f"{image.stem}.txt") for image in images]
+    require_images(pairs, labels, findings)
+    return RecordStream(class_order, len(pairs), labelled_images(pairs, findings, annotations_in))
+
+
+def class_order(names: Collection[str]) -> tuple[Category, ...]:
+    """Names put into order and numbered."""
+    if all(name in _PUBLISHED_ORDER for name in names):
+        ordered = sorted(names, key=_PUBLISHED_ORDER.index)
+    else:
+        ordered = sorted(names)
+    return tuple(Category(number, name) for number, name in enumerate(ordered))
+
+
+def annotations_in(
+    lines: list[str], _size: tuple[int, int]
+) -> Iterator[tuple[int, InstanceRecord | str]]:
+    """Each annotation of a file, or what is wrong with it, with the number of its line."""
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if words and not words[0].lower().startswith(_HEADERS):
+            yield number, _annotation(number, words)
+
+
+def _annotation(number: int, words: list[str]) -> InstanceRecord | str:
+    """A class may not hold blanks; what stands behind the difficulty is passed over."""
+    if len(words) < _NUM_COORDINATES + 1:
+        return f"needs 8 coordinates and a class, but has {len(words)} words"
+    try:
+        corners = np.array([float(word) for word in words[:_NUM_COORDINATES]], np.float32)
+    except ValueError:
+        return f"the coordinates must be numbers: {' '.join(words[:_NUM_COORDINATES])[:80]}"
+    difficulty = words[_NUM_COORDINATES + 1] if len(words) > _NUM_COORDINATES + 1 else "0"
+    if difficulty not in ("0", "1", "2"):
+        return f"the difficulty must be 0, 1 or 2, not '{difficulty}'"
+    return InstanceRecord(
+        record=f"line {number}",
+        id=number,
+        category=words[_NUM_COORDINATES],
+        box_xyxy=hull_xyxy(corners),
+        polygons=(corners,),
+        is_difficult=difficulty != "0",
+    )
