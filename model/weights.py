@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from model.classifier import CSPNeXtClassifier, build_classifier
-from model.config import CLASSIFIERS, STRIDES, VARIANTS
+from model.config import CLASSIFIERS, STRIDES, VARIANTS, Task
 from model.rtmdet import RTMDet, build_rtmdet
 
 
@@ -92,6 +92,17 @@ def to_published(network: nn.Module) -> dict[str, Tensor]:
 _CLASS_LAYERS = ("head.cls_predictors.", "fc.")
 
 _PUBLISHED_CLASS_BIASES = ("bbox_head.rtm_cls.0.bias", "head.fc.bias")
+
+#: A layer that tells the task; the last one is in all detectors.
+_PUBLISHED_TASKS: dict[Task, str] = {
+    "instance": "bbox_head.rtm_kernel.",
+    "rotated": "bbox_head.rtm_ang.",
+    "detect": "bbox_head.rtm_cls.",
+}
+
+#: Published parts that all detectors have, and those that boxes and rotated boxes share.
+_TRUNK = ("backbone.", "neck.")
+_BOX_HEAD = ("bbox_head.cls_convs.", "bbox_head.reg_convs.", "bbox_head.rtm_reg.")
 
 #: A tensor that tells the width of any of the published networks.
 _STEM = "backbone.stem.2.bn.weight"
@@ -172,15 +183,41 @@ def load_backbone(network: Network, state: Mapping[str, Tensor]) -> None:
 
     Raises ForeignCheckpoint where the backbone is missing, incomplete or of another size.
     """
-    prefix = "backbone."
+    _load_parts(network, state, ("backbone.",))
+
+
+def published_task(state: Mapping[str, Tensor]) -> Task | None:
+    """What published weights predict; None for a classifier or a backbone alone."""
+    published = plain_names(state)
+    for task, layer in _PUBLISHED_TASKS.items():
+        if any(name.startswith(layer) for name in published):
+            return task
+    return None
+
+
+def load_common(network: RTMDet, state: Mapping[str, Tensor]) -> list[str]:
+    """Load what a detector of another task has in common with `network`.
+
+    That is backbone and neck, and between boxes and rotated boxes also the towers and the
+    distances of the head, which mean the same. Returns our names of what kept its own values.
+    Raises ForeignCheckpoint for another size; then the network is unchanged.
+    """
+    tasks = {network.config.task, published_task(state)}
+    parts = _TRUNK if "instance" in tasks else _TRUNK + _BOX_HEAD
+    return _load_parts(network, state, parts)
+
+
+def _load_parts(network: Network, state: Mapping[str, Tensor], parts: tuple[str, ...]) -> list[str]:
+    """Load what stands under published names that begin so; returns what kept its own values."""
     table = {
-        name: others for name, others in name_table(network).items() if name.startswith(prefix)
+        name: others for name, others in name_table(network).items() if others[0].startswith(parts)
     }
     published = {
-        name: value for name, value in plain_names(state).items() if name.startswith(prefix)
+        name: value for name, value in plain_names(state).items() if name.startswith(parts)
     }
     ours = _matched(published, table, network, partial(recognise, state))
     network.load_state_dict(ours, strict=False)
+    return [name for name in network.state_dict() if name not in ours]
 
 
 def recognise(state: Mapping[str, Tensor]) -> str | None:
@@ -282,9 +319,9 @@ def _difference(
 
 def _complaint(difference: _Difference, network: Network, likeness: str | None) -> str:
     kinds = {
+        "of another shape": difference.misshapen,
         "missing": difference.missing,
         "unexpected": difference.unexpected,
-        "of another shape": difference.misshapen,
     }
     found = "; ".join(
         f"{len(names)} {kind} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"

@@ -1,0 +1,123 @@
+"""Where the weights of a run start: published files, checkpoints of ours, or nowhere.
+
+Each way says in plain lines what was taken and what was not, for people to read.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from model.checkpoints.checkpoint_files import (
+    SUFFIX,
+    PublishedCheckpoint,
+    load_checkpoint,
+    read_published,
+)
+from model.checkpoints.torch_file import UnreadableCheckpoint
+from model.classifier import CSPNeXtClassifier
+from model.rtmdet import RTMDet
+from model.weights import (
+    ForeignCheckpoint,
+    load_backbone,
+    load_common,
+    load_published,
+    num_published_classes,
+    published_task,
+    to_published,
+)
+
+
+def initialise(
+    network: RTMDet | CSPNeXtClassifier,
+    init: Path | str | None,
+    *,
+    classes: Sequence[str] = (),
+) -> list[str]:
+    """Load `init` into `network` as far as it fits; returns lines that say what was done.
+
+    A detector of the same task gives everything, but for the classification layer where the
+    number of classes differs; of another task what both have in common; a classifier gives its
+    backbone. `classes` are the run's, for a word on others of the same number. Raises
+    UnreadableCheckpoint, ManifestError and ForeignCheckpoint (weights of another size: names the
+    first tensors that do not fit, with both shapes); then the network is unchanged.
+    """
+    if init is None:
+        return ["the weights start at random: model.init is none"]
+    path = Path(init)
+    checkpoint = _read(path)
+    try:
+        return _take(network, checkpoint, path.name, classes)
+    except ForeignCheckpoint as error:
+        raise ForeignCheckpoint(f"{path}: {error}") from error
+
+
+def _read(path: Path) -> PublishedCheckpoint:
+    if not path.is_file():
+        raise UnreadableCheckpoint(f"{path}: there is no such file of weights (model.init)")
+    if path.suffix != SUFFIX:
+        return read_published(path)
+    network, manifest = load_checkpoint(path)
+    return PublishedCheckpoint(to_published(network), manifest.classes)
+
+
+def _take(
+    network: RTMDet | CSPNeXtClassifier,
+    checkpoint: PublishedCheckpoint,
+    name: str,
+    classes: Sequence[str],
+) -> list[str]:
+    weights = checkpoint.weights
+    task = published_task(weights)
+    own_task = network.config.task if isinstance(network, RTMDet) else None
+    if task == own_task and _has_classes(weights):
+        kept = load_published(network, weights, class_layer="reinitialise")
+        return _same_task(network, checkpoint, name, classes, kept)
+    if task is None or not isinstance(network, RTMDet):
+        load_backbone(network, weights)
+        return [f"the backbone is from {name}; all else starts at random"]
+    load_common(network, weights)
+    taken = (
+        "backbone and neck are taken, and the head starts at random"
+        if "instance" in (task, own_task)
+        else "backbone, neck, towers and box distances are taken, and the other layers of the "
+        "head start at random"
+    )
+    return [f"{name} is of another task ('{task}', and the run is '{own_task}'): {taken}"]
+
+
+def _has_classes(weights: Mapping[str, Tensor]) -> bool:
+    """Whether there is more than a backbone."""
+    return num_published_classes(weights) is not None
+
+
+def _same_task(
+    network: RTMDet | CSPNeXtClassifier,
+    checkpoint: PublishedCheckpoint,
+    name: str,
+    classes: Sequence[str],
+    kept: Sequence[str],
+) -> list[str]:
+    num_theirs = num_published_classes(checkpoint.weights)
+    if kept:
+        return [
+            f"all weights are from {name} but the classification layer, which starts at random: "
+            f"the file predicts {_counted(num_theirs)}, and the run {_num_classes(network)}"
+        ]
+    lines = [f"all weights are from {name}, those of its {_counted(num_theirs)} included"]
+    for class_id, (theirs, ours) in enumerate(zip(checkpoint.classes or (), classes, strict=False)):
+        if theirs != ours:
+            lines.append(
+                f"its classes have other names and are taken by position: class {class_id} is "
+                f"'{theirs}' there and '{ours}' here"
+            )
+            break
+    return lines
+
+
+def _counted(num_classes: int | None) -> str:
+    return f"{num_classes} class" if num_classes == 1 else f"{num_classes} classes"
+
+
+def _num_classes(network: RTMDet | CSPNeXtClassifier) -> int:
+    return network.config.num_classes if isinstance(network, RTMDet) else network.fc.out_features
