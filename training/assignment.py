@@ -19,7 +19,7 @@ from training.rotated_overlaps import rotated_overlaps
 from training.targets import ImageTargets
 
 #: Pairs of prior and instance that are looked at together; a pair takes some 60 bytes meanwhile.
-MAX_PAIRS = 2**20
+MAX_PAIRS = 2**18
 
 _OVERLAP_WEIGHT = 3.0
 _OVERLAP_EPSILON = 1e-7

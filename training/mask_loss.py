@@ -26,7 +26,9 @@ _STRIDE = STRIDES[0]
 #: The loss is taken at stride 4.
 _ENLARGEMENT = 2
 #: Bytes that a positive takes, at the most, per cell of the mask features, backward included.
-_BYTES_PER_CELL = 240
+_BYTES_PER_CELL = 176
+#: A CPU takes smaller chunks, which are faster there: they stay near its caches.
+_MAX_CPU_CHUNK_MIB = 16
 
 
 class MaskPositives(NamedTuple):
@@ -51,14 +53,12 @@ def mask_loss(
     most `chunk_mib` MiB of activations, or those of one positive. Without positives it is 0, with
     gradients of 0. Cannot be differentiated twice.
     """
+    _, _, height, width = mask_features.shape
+    if mask_features.device.type == "cpu":
+        chunk_mib = min(chunk_mib, _MAX_CPU_CHUNK_MIB)
+    chunk = positives_per_chunk(height * width, chunk_mib)
     with torch.autocast(mask_features.device.type, enabled=False):
-        return _ChunkedMaskLoss.apply(
-            positives.kernels,
-            mask_features,
-            positives,
-            masks,
-            positives_per_chunk(mask_features.shape[-2] * mask_features.shape[-1], chunk_mib),
-        )
+        return _ChunkedMaskLoss.apply(positives.kernels, mask_features, positives, masks, chunk)
 
 
 def positives_per_chunk(num_cells: int, chunk_mib: int) -> int:
