@@ -1,0 +1,169 @@
+import io
+import os
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from training.display import (
+    LastingStream,
+    LineDisplay,
+    LiveDisplay,
+    SilentDisplay,
+    StepReport,
+    display_for,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def report(step: int = 120) -> StepReport:
+    return StepReport(
+        step=step, total_steps=3000, epoch=0, num_epochs=10, stage="mixing",
+        values={"loss": 1.23456, "loss_box": 0.5}, lr=0.0025, images_per_second=12.34, eta_s=4321.4,
+    )  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------ lines
+
+
+def lines(*, every_s: float = 10.0) -> tuple[LineDisplay, io.StringIO, Clock]:
+    text, clock = io.StringIO(), Clock()
+    console = Console(file=text, width=40)
+    return LineDisplay(console, every_s=every_s, clock=clock), text, clock
+
+
+def test_line_display__prints_pairs_on_one_line() -> None:
+    display, text, _ = lines()
+    display.show(report())
+    assert text.getvalue() == (
+        "step=120/3000 epoch=1/10 stage=mixing loss=1.2346 loss_box=0.5 lr=0.0025 "
+        "images_per_second=12.3 left=1:12:01\n"
+    )
+
+
+def test_line_display__waits_between_lines() -> None:
+    display, text, clock = lines(every_s=10)
+    for step in range(1, 41):
+        display.show(report(step))
+        clock.seconds += 1
+    shown = [line.split()[0] for line in text.getvalue().splitlines()]
+    assert shown == ["step=1/3000", "step=11/3000", "step=21/3000", "step=31/3000"]
+
+
+def test_line_display__always_prints_the_last_step() -> None:
+    display, text, _ = lines()
+    display.show(report())
+    display.show(report(3000))
+    assert "step=3000/3000" in text.getvalue()
+
+
+def test_line_display__prints_messages_at_once_and_as_they_are() -> None:
+    display, text, _ = lines()
+    display.message("saved [bold]checkpoints/step-00000120[/bold], AP 0.25 after 2 epochs of 300")
+    assert text.getvalue() == (
+        "saved [bold]checkpoints/step-00000120[/bold], AP 0.25 after 2 epochs of 300\n"
+    )
+
+
+# ------------------------------------------------------------------------------------------- live
+
+
+def live() -> tuple[LiveDisplay, Console, Clock]:
+    clock = Clock()
+    console = Console(
+        file=io.StringIO(), force_terminal=True, width=140, record=True, legacy_windows=False,
+        _environ={"TERM": "xterm"},
+    )  # fmt: skip
+    return LiveDisplay(console, total_steps=3000, clock=clock), console, clock
+
+
+def drawn(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_live_display__shows_where_the_run_is() -> None:
+    display, console, _ = live()
+    display.show(report())
+    display.close()
+    last = drawn(console).split("\r")[-1]
+    for part in (
+        "mixing  epoch 1/10", "120/3000", "loss 1.235", "loss_box 0.5", "12.3 images/s",
+        "1:12:01 left",
+    ):  # fmt: skip
+        assert part in last
+
+
+def test_live_display__moves_with_the_steps_without_drawing_each() -> None:
+    display, console, clock = live()
+    display.show(report(120))
+    before = drawn(console)
+    display.advance(121)
+    assert drawn(console) == before
+    clock.seconds += 1
+    display.advance(122)
+    assert "122/3000" in drawn(console).removeprefix(before)
+    display.close()
+
+
+def test_live_display__prints_messages_above_the_bar() -> None:
+    display, console, _ = live()
+    display.show(report())
+    before = drawn(console)
+    display.message("AP [0.25]")
+    new = drawn(console).removeprefix(before)
+    assert new.index("AP [0.25]\n") < new.index("120/3000")
+    display.close()
+
+
+def test_live_display__gives_the_cursor_back() -> None:
+    display, console, _ = live()
+    display.close()
+    hidden, shown = "\x1b[?25l", "\x1b[?25h"
+    assert drawn(console).rindex(hidden) < drawn(console).rindex(shown)
+
+
+# ------------------------------------------------------------------------------------- which, where
+
+
+def test_display_for__takes_lines_for_a_file(tmp_path: Path) -> None:
+    with open(tmp_path / "log", "w") as file:
+        assert isinstance(display_for(rank=0, total_steps=1, stream=file), LineDisplay)
+
+
+def test_display_for__takes_a_bar_for_a_terminal() -> None:
+    controller, terminal = os.openpty()
+    with open(controller, "rb"), open(terminal, "w") as stream:
+        display = display_for(rank=0, total_steps=1, stream=stream)
+        display.close()
+    assert isinstance(display, LiveDisplay)
+
+
+def test_display_for__shows_nothing_of_other_ranks(capfd: pytest.CaptureFixture[str]) -> None:
+    display = display_for(rank=1, total_steps=1)
+    assert isinstance(display, SilentDisplay)
+    display.advance(1)
+    display.show(report())
+    display.message("something")
+    display.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_display__outlives_its_reader() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    stream = open(writing, "w", buffering=1)  # noqa: SIM115 - closing it fails, as it should
+    lasting = LastingStream(stream)
+    display = LineDisplay(Console(file=lasting))  # type: ignore[arg-type]
+    for _ in range(2):
+        display.message("nobody reads this")
+    assert not lasting.isatty()
+    with pytest.raises(BrokenPipeError):
+        stream.close()
