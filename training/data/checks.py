@@ -44,12 +44,12 @@ class Findings:
         self.source = source
         self.remarks: Counter[str] = Counter()
         self._problems: list[str] = []
-        self._num_problems = 0
+        self.num_problems = 0
 
     def problem(self, file: Path, record: str, what: str) -> None:
         """Note what must be mended: `record` names the place inside the file."""
-        self._num_problems += 1
-        if self._num_problems <= MAX_LISTED:
+        self.num_problems += 1
+        if self.num_problems <= MAX_LISTED:
             self._problems.append(f"{file}: {record}: {what}" if record else f"{file}: {what}")
 
     def remark(self, what: str) -> None:
@@ -58,8 +58,8 @@ class Findings:
 
     def require_none(self) -> None:
         """Raise BrokenData if there was any problem."""
-        if self._num_problems:
-            raise BrokenData(self.source, self._problems, self._num_problems)
+        if self.num_problems:
+            raise BrokenData(self.source, self._problems, self.num_problems)
 
 
 def broken(file: Path, what: str) -> BrokenData:

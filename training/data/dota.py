@@ -1,12 +1,13 @@
 """Reads DOTA's text files: four corners, the class, whether it is difficult."""
 
 from collections.abc import Collection, Iterator
+from pathlib import Path
 
 import numpy as np
 
 from model.checkpoints.class_names import DOTA
 from training.data.checks import Findings, broken
-from training.data.label_files import images_in, labelled_images, require_images
+from training.data.label_files import ImageAndLabels, images_in, labelled_images, note_strays
 from training.data.layouts import DataSource
 from training.data.records import Category, InstanceRecord, RecordStream, hull_xyxy
 
@@ -24,13 +25,18 @@ def read_dota(source: DataSource, findings: Findings) -> RecordStream:
     Classes are those that occur: in the published order where all are DOTA's, else by name.
     Raises BrokenData where there is no image.
     """
-    (folder,), (labels,) = source.images, source.annotations
-    images = images_in(folder)
-    if not images:
-        raise broken(folder, "there is no image in this folder")
-    pairs = [(image, labels / f"{image.stem}.txt") for image in images]
-    require_images(pairs, labels, findings)
+    (images,), (labels,) = source.images, source.annotations
+    pairs = paired_by_stem(images, labels)
+    note_strays(pairs, labels, findings)
     return RecordStream(class_order, len(pairs), labelled_images(pairs, findings, annotations_in))
+
+
+def paired_by_stem(images: Path, labels: Path) -> list[ImageAndLabels]:
+    """The images of a folder with their label files. Raises BrokenData where there is no image."""
+    found = images_in(images)
+    if not found:
+        raise broken(images, "there is no image in this folder")
+    return [ImageAndLabels(image, labels / f"{image.stem}.txt") for image in found]
 
 
 def class_order(names: Collection[str]) -> tuple[Category, ...]:

@@ -5,31 +5,27 @@ rank and worker. `meta.json` says what it was built from.
 """
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from model.config import Task
-from model.durable import move_into_place, part_of
-from training.data.annotations import Annotations, Floats, Outline
+from training.data.annotations import Annotations, Floats
+from training.data.array_folders import mapped_array, read_meta, write_array_folder
 from training.data.checks import Findings, broken
 from training.data.fingerprint import fingerprint
 from training.data.instance_checks import CROWD, DIFFICULT
 from training.data.layouts import DataSource
-from training.data.packing import mapped_array, text_at, write_arrays
+from training.data.packed_outlines import PackedOutlines
+from training.data.packing import text_at
 from training.data.readers import open_records
 from training.data.recording import Recorder
 from training.data.records import Category
-from training.data.run_lengths import cropped, of_polygons
-
-_FORMAT = 1
-_META_FILE = "meta.json"
 
 
 class IndexKey(BaseModel):
@@ -37,7 +33,7 @@ class IndexKey(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = _FORMAT
+    format: Literal["rtmdet-index-1"] = "rtmdet-index-1"
     source: str
     fingerprint: str
     task: Task
@@ -107,12 +103,12 @@ class DetectionIndex:
         self._flags = mapped_array(folder, "flags")
         self._areas = mapped_array(folder, "areas")
         self._annotation_ids = mapped_array(folder, "annotation_ids")
-        self._outlines = _Outlines(folder) if self.task == "instance" else None
+        self._outlines = PackedOutlines(folder) if self.task == "instance" else None
 
     @classmethod
     def open(cls, folder: Path) -> "DetectionIndex":
         """Open what `build_index` wrote. Raises ValueError where there is none."""
-        return cls(folder.absolute(), _read_meta(folder))
+        return cls(folder.absolute(), read_meta(folder, IndexMeta))
 
     def __reduce__(self) -> tuple[object, ...]:
         return DetectionIndex.open, (self.folder,)
@@ -168,40 +164,6 @@ class DetectionIndex:
     def _rows(self, position: int) -> slice:
         start, end = self._instance_offsets[position : position + 2].tolist()
         return slice(start, end)
-
-
-class _Outlines:
-    """Polygons and run lengths of all instances."""
-
-    def __init__(self, folder: Path) -> None:
-        self._points = mapped_array(folder, "points")
-        self._point_offsets = mapped_array(folder, "point_offsets")
-        self._polygon_offsets = mapped_array(folder, "polygon_offsets")
-        self._run_lengths = mapped_array(folder, "run_lengths")
-        self._run_length_offsets = mapped_array(folder, "run_length_offsets")
-
-    def outline(self, row: int, size: tuple[int, int]) -> Outline:
-        """For training: run lengths become a crop around the instance."""
-        polygons = self._polygons(row)
-        if polygons:
-            return Outline(polygons=polygons)
-        bitmap, origin = cropped(self.mask(row, size), *size)
-        return Outline(bitmap=bitmap, origin=origin)
-
-    def mask(self, row: int, size: tuple[int, int]) -> bytes:
-        """For evaluation: run lengths of the whole image; of nothing for a box alone."""
-        start, end = self._run_length_offsets[row : row + 2].tolist()
-        if end > start:
-            return self._run_lengths[start:end].tobytes()
-        # Files have two or three decimals; single precision would move points that lie on half a
-        # pixel to its other side.
-        polygons = [np.round(points.astype(np.float64), 3) for points in self._polygons(row)]
-        return of_polygons(polygons, *size)
-
-    def _polygons(self, row: int) -> tuple[Floats, ...]:
-        first, last = self._polygon_offsets[row : row + 2].tolist()
-        offsets = self._point_offsets[first : last + 1].tolist()
-        return tuple(self._points[start:end] for start, end in pairwise(offsets))
 
 
 def build_index(
@@ -262,22 +224,14 @@ def _write(
         num_trained=recorder.num_trained,
         remarks=dict(recorder.findings.remarks),
     )
-    part = part_of(folder)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    write_arrays(part, arrays)
-    (part / _META_FILE).write_text(meta.model_dump_json(indent=2) + "\n", "utf-8")
-    move_into_place(part / _META_FILE, part / _META_FILE)
-    # Whoever has the old index open keeps its pages: they go with the last map.
-    shutil.rmtree(folder, ignore_errors=True)
-    move_into_place(part, folder)
+    write_array_folder(folder, meta, arrays)
     return DetectionIndex.open(folder)
 
 
 def _reusable(folder: Path, key: IndexKey) -> DetectionIndex | None:
     """The index in `folder` if it is of this key and all its images are still there."""
     try:
-        if _read_meta(folder).key != key:
+        if read_meta(folder, IndexMeta).key != key:
             return None
         index = DetectionIndex.open(folder)
     except (OSError, ValueError):
@@ -290,15 +244,3 @@ def _reusable(folder: Path, key: IndexKey) -> DetectionIndex | None:
         if name not in present[parent]:
             return None
     return index
-
-
-def _read_meta(folder: Path) -> IndexMeta:
-    try:
-        meta = IndexMeta.model_validate_json((folder / _META_FILE).read_bytes())
-    except OSError as error:
-        raise ValueError(f"{folder}: there is no index of a data set: {error.strerror}") from error
-    except ValidationError as error:
-        raise ValueError(f"{folder}: is no index of this version; remove it") from error
-    if meta.key.format != _FORMAT:
-        raise ValueError(f"{folder}: is no index of this version; remove it")
-    return meta

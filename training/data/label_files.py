@@ -3,9 +3,10 @@
 The files give no sizes and no ids: sizes are read from the images, ids are positions.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from training.data.checks import Findings
 from training.data.image_headers import UnreadableImage, read_image_sizes
@@ -15,6 +16,14 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 
 #: Remark that is counted.
 NO_LABEL_FILE = "images without a label file, taken as images without boxes"
+
+
+class ImageAndLabels(NamedTuple):
+    """An image and the file of its annotations, which need not be there."""
+
+    image: Path
+    labels: Path
+
 
 #: Reads the lines of one file, given height and width of its image: each annotation, or what is
 #: wrong with it, with the number of its line.
@@ -27,20 +36,25 @@ def images_in(folder: Path) -> list[Path]:
     return sorted(path for path in files if not path.name.startswith("."))
 
 
-def require_images(pairs: Iterable[tuple[Path, Path]], labels: Path, findings: Findings) -> None:
-    """Note a problem for every label file in `labels` that belongs to no image."""
-    known = {label_file for _, label_file in pairs}
-    for file in sorted(labels.rglob("*.txt")):
-        if file not in known and file.name != "classes.txt":
+def note_strays(pairs: list[ImageAndLabels], folder: Path, findings: Findings) -> None:
+    """Note label files in `folder` that belong to no image, and images that share one."""
+    image_of: dict[Path, Path] = {}
+    for image, labels in pairs:
+        if labels in image_of:
+            what = f"has the same label file as {image_of[labels].name}; rename or remove one"
+            findings.problem(image, "", what)
+        image_of[labels] = image
+    for file in sorted(folder.rglob("*.txt")):
+        if file not in image_of and file.name != "classes.txt":
             findings.problem(file, "", "holds annotations, but there is no image of this name")
 
 
 def labelled_images(
-    pairs: list[tuple[Path, Path]], findings: Findings, annotations_in: LinesReader
+    pairs: list[ImageAndLabels], findings: Findings, annotations_in: LinesReader
 ) -> Iterator[ImageRecord]:
-    """The images of (image, label file), each with the annotations of its file."""
+    """The images, each with the annotations of its file; what is wrong goes to `findings`."""
     num_annotations = 0
-    sizes = read_image_sizes(image for image, _ in pairs)
+    sizes = read_image_sizes(pair.image for pair in pairs)
     for position, ((image, label_file), size) in enumerate(zip(pairs, sizes, strict=True)):
         if isinstance(size, UnreadableImage):
             findings.problem(image, "", str(size))

@@ -1,4 +1,4 @@
-"""The columns of an index while they grow, and as files: `NAME.npy`, one array each.
+"""The columns of an index while they grow, and as arrays.
 
 Lists are kept as one array of all their items and one of offsets: item list i lies between
 offsets i and i + 1.
@@ -6,12 +6,10 @@ offsets i and i + 1.
 
 from array import array
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.durable import move_into_place, part_of
 from training.data.records import InstanceRecord
 
 
@@ -108,20 +106,6 @@ def packed(
 def _array(column: "array[int] | array[float] | bytearray") -> NDArray:
     """A view, so that no column is in memory twice."""
     return np.asarray(memoryview(column))
-
-
-def write_arrays(folder: Path, arrays: dict[str, NDArray]) -> None:
-    """Write each as `NAME.npy`, its bytes on the disk when this returns."""
-    for name, values in arrays.items():
-        file = folder / f"{name}.npy"
-        with part_of(file).open("wb") as part:
-            np.save(part, values, allow_pickle=False)
-        move_into_place(part_of(file), file)
-
-
-def mapped_array(folder: Path, name: str) -> NDArray:
-    """One array, its pages shared by all processes that map it; read-only."""
-    return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
 
 
 def text_at(text: NDArray[np.uint8], offsets: NDArray[np.int64], position: int) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from training.data.checks import Findings, broken
-from training.data.label_files import images_in, labelled_images, require_images
+from training.data.label_files import ImageAndLabels, images_in, labelled_images, note_strays
 from training.data.layouts import DataSource
 from training.data.records import Category, InstanceRecord, RecordStream, hull_xyxy
 
@@ -26,7 +26,7 @@ def read_yolo(source: DataSource, findings: Findings) -> RecordStream:
     Classes that no file names are called by their numbers. Raises BrokenData where there is no
     image, or no folder of labels.
     """
-    pairs: list[tuple[Path, Path]] = []
+    pairs: list[ImageAndLabels] = []
     for place in source.images:
         pairs += _pairs(place, findings)
     read = partial(annotations_in, names=source.names)
@@ -45,28 +45,26 @@ def label_folder(images: Path) -> Path:
     return Path(*parts)
 
 
-def _pairs(place: Path, findings: Findings) -> list[tuple[Path, Path]]:
+def _pairs(place: Path, findings: Findings) -> list[ImageAndLabels]:
     """Images and their label files, of a folder or of a text file that lists images."""
     if place.is_file():
         lines = place.read_text("utf-8").split("\n")
         listed = [place.parent / line.strip() for line in lines if line.strip()]
         if not listed:
             raise broken(place, "lists no image")
-        return [(image, _label_file(image, label_folder(image.parent))) for image in listed]
+        return [_pair(image, label_folder(image.parent)) for image in listed]
     images, labels = images_in(place), label_folder(place)
     if not images:
         raise broken(place, "there is no image in this folder")
     if not labels.is_dir():
         raise broken(labels, f"there is no such folder, with labels of the images in {place}")
-    pairs = [
-        (image, _label_file(image, labels / image.parent.relative_to(place))) for image in images
-    ]
-    require_images(pairs, labels, findings)
+    pairs = [_pair(image, labels / image.parent.relative_to(place)) for image in images]
+    note_strays(pairs, labels, findings)
     return pairs
 
 
-def _label_file(image: Path, labels: Path) -> Path:
-    return labels / f"{image.stem}.txt"
+def _pair(image: Path, labels: Path) -> ImageAndLabels:
+    return ImageAndLabels(image, labels / f"{image.stem}.txt")
 
 
 def numbered_categories(names: Collection[str]) -> tuple[Category, ...]:
