@@ -1,7 +1,7 @@
 """Evaluation of networks: one that knows the answers, the real one, and several ranks together."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -169,6 +169,15 @@ def kernel_that_shows(channel: int) -> Tensor:
     biases = torch.zeros(17)
     biases[-1] = -10
     return torch.cat([first.flatten(), second.flatten(), third.flatten(), biases])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """Networks this small gain nothing from more, and ranks share the processor."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
