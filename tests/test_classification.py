@@ -1,0 +1,400 @@
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from model.classifier import build_classifier
+from model.config import BACKBONES, VARIANTS
+from model.rtmdet import build_rtmdet
+from training.classification.accuracy import AccuracyEvaluator, num_hits
+from training.classification.loading import ClassificationBatch, ClassificationLoader
+from training.classification.losses import classification_loss
+from training.classification.samples import (
+    draw_crop,
+    evaluation_sample,
+    read_picture,
+    training_sample,
+)
+from training.classification.saving import save_classifier
+from training.config import FlipConfig, StageConfig, TrainConfig
+from training.data.images import UnreadableImage
+from training.distributed import Ranks
+from training.initialisation import initialise
+from training.overrides import apply_overrides
+from training.recipes import recipe
+
+NUM_CLASSES = 3
+
+PLAIN = StageConfig(name="crops", colour=False, flip=FlipConfig(horizontal=0.0))
+
+
+@dataclass
+class Pictures:
+    """Files and their labels, the latter by what the picture shows."""
+
+    paths: list[Path]
+    labels: list[int]
+    classes: tuple[str, ...] = ("blue", "green", "red")
+    read: list[int] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image_path(self, position: int) -> Path:
+        self.read.append(position)
+        return self.paths[position]
+
+    def label(self, position: int) -> int:
+        return self.labels[position]
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Pictures:
+    """Ten noisy pictures, each of one colour."""
+    rng = np.random.default_rng(0)
+    labels = [position % NUM_CLASSES for position in range(10)]
+    paths = []
+    for position, label in enumerate(labels):
+        image = rng.integers(0, 40, (40 + position, 60, 3), dtype=np.uint8)
+        image[..., label] += 200
+        paths.append(tmp_path / f"{position}.png")
+        cv2.imwrite(str(paths[-1]), image)
+    return Pictures(paths, labels)
+
+
+def config(*assignments: str) -> TrainConfig:
+    small = ("model.input_size=32", "data.batch_size=2", "data.num_workers=0")
+    return apply_overrides(recipe("cspnext-tiny"), (*small, *assignments))
+
+
+def same(one: ClassificationBatch, other: ClassificationBatch) -> bool:
+    return torch.equal(one.images, other.images) and torch.equal(one.labels, other.labels)
+
+
+def epochs_of(loader: ClassificationLoader, epoch: int = 0) -> list[ClassificationBatch]:
+    batches = list(loader.epoch(epoch))
+    loader.close()
+    return batches
+
+
+# ---------------------------------------------------------------------------------------- samples
+
+
+@pytest.mark.parametrize("size", [(40, 60), (8, 400), (400, 8), (1, 1)])
+def test_draw_crop__lies_in_the_image(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        crop = draw_crop(*size, rng)
+        assert crop.height >= 1
+        assert crop.width >= 1
+        assert 0 <= crop.top <= size[0] - crop.height
+        assert 0 <= crop.left <= size[1] - crop.width
+
+
+def test_draw_crop__has_the_areas_and_aspects_that_it_should() -> None:
+    rng = np.random.default_rng(0)
+    crops = [draw_crop(1000, 1000, rng) for _ in range(1000)]
+    areas = np.array([crop.height * crop.width / 1e6 for crop in crops])
+    aspects = np.log([crop.width / crop.height for crop in crops])
+    assert 0.079 < areas.min() < 0.1
+    assert 0.9 < areas.max() <= 1
+    assert np.abs(aspects).max() <= np.log(4 / 3) + 0.01
+    assert abs(aspects.mean()) < 0.02
+
+
+def test_training_sample__is_a_part_of_the_image() -> None:
+    columns = np.arange(256, dtype=np.uint8)
+    image = np.ascontiguousarray(np.broadcast_to(columns[None, :, None], (200, 256, 3)))
+    sample = training_sample(image, (32, 48), PLAIN, np.random.default_rng(0))
+    assert sample.shape == (32, 48, 3)
+    assert (np.diff(sample[0, :, 0].astype(int)) > 0).all()
+    assert np.ptp(sample[:, 5, 0]) == 0
+
+
+@pytest.mark.parametrize(
+    ("flip", "axes"),
+    [
+        (FlipConfig(horizontal=1.0), (1,)),
+        (FlipConfig(horizontal=0.0, vertical=1.0), (0,)),
+        (FlipConfig(horizontal=0.0, diagonal=1.0), (0, 1)),
+    ],
+)
+def test_training_sample__is_flipped(flip: FlipConfig, axes: tuple[int, ...]) -> None:
+    image = np.random.default_rng(1).integers(0, 256, (50, 60, 3), dtype=np.uint8)
+    stage = StageConfig(name="crops", colour=False, flip=flip)
+    plain = training_sample(image, (32, 32), PLAIN, np.random.default_rng(3))
+    flipped = training_sample(image, (32, 32), stage, np.random.default_rng(3))
+    np.testing.assert_array_equal(flipped, np.flip(plain, axes))
+    assert not np.array_equal(flipped, plain)
+
+
+def test_training_sample__colours_change_only_when_asked() -> None:
+    image = np.full((50, 60, 3), (60, 120, 180), np.uint8)
+    stage = StageConfig(name="crops", flip=FlipConfig(horizontal=0.0))
+
+    def colours(stage: StageConfig) -> set[tuple[int, ...]]:
+        samples = [
+            training_sample(image, (8, 8), stage, np.random.default_rng(seed)) for seed in range(20)
+        ]
+        return {tuple(sample[0, 0].tolist()) for sample in samples}
+
+    assert colours(PLAIN) == {(60, 120, 180)}
+    assert len(colours(stage)) > 5
+
+
+def test_evaluation_sample__is_the_centre_less_a_margin() -> None:
+    rows, columns = np.meshgrid(np.arange(128), np.arange(256), indexing="ij")
+    image = np.stack((columns, rows, rows), axis=2).astype(np.uint8)
+    sample = evaluation_sample(image, (112, 112)).astype(int)
+    # 256 columns and 128 rows, of which the middle 112 of each are seen at their own scale.
+    np.testing.assert_array_equal(sample[0, :, 0], np.arange(72, 184))
+    np.testing.assert_array_equal(sample[:, 0, 1], np.arange(8, 120))
+
+
+def test_evaluation_sample__fits_an_input_that_is_not_square() -> None:
+    image = np.zeros((90, 50, 3), np.uint8)
+    assert evaluation_sample(image, (64, 96)).shape == (64, 96, 3)
+    assert evaluation_sample(image[:1, :1], (64, 96)).shape == (64, 96, 3)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no image"])
+def test_read_picture__unreadable_file_is_named(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "a.jpg"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UnreadableImage, match=r"a\.jpg: "):
+        read_picture(path)
+
+
+# ---------------------------------------------------------------------------------------- loading
+
+
+def test_loader__gives_full_batches_of_what_the_images_show(pictures: Pictures) -> None:
+    loader = ClassificationLoader(pictures, config("data.batch_size=4"))
+    batches = epochs_of(loader)
+    assert len(batches) == loader.batches_per_epoch == 3
+    for batch in batches:
+        assert batch.images.shape == (4, 32, 32, 3)
+        assert batch.images.dtype == torch.uint8
+        brightest = batch.images.float().mean(dim=(1, 2)).argmax(dim=1)
+        assert torch.equal(brightest, batch.labels)
+
+
+def test_loader__shows_every_image_once_an_epoch_in_another_order(pictures: Pictures) -> None:
+    loader = ClassificationLoader(pictures, config())
+    orders = []
+    for epoch in (0, 1):
+        pictures.read.clear()
+        epochs_of(loader, epoch)
+        orders.append(list(pictures.read))
+    assert sorted(orders[0]) == sorted(orders[1]) == list(range(10))
+    assert orders[0] != orders[1]
+
+
+def test_loader__ranks_share_the_images(pictures: Pictures) -> None:
+    seen = []
+    for rank in (0, 1):
+        pictures.read.clear()
+        loader = ClassificationLoader(pictures, config(), rank=rank, num_ranks=2)
+        assert len(epochs_of(loader)) == 3
+        seen += pictures.read
+    assert len(seen) == 12
+    assert set(seen) == set(range(10))
+
+
+def test_loader__set_smaller_than_a_batch_is_repeated(pictures: Pictures) -> None:
+    loader = ClassificationLoader(pictures, config("data.batch_size=16"), num_ranks=2)
+    (batch,) = epochs_of(loader)
+    assert len(batch.labels) == 16
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_loader__epoch_can_be_entered_anywhere(pictures: Pictures, workers: int) -> None:
+    whole = epochs_of(ClassificationLoader(pictures, config()), 1)
+    loader = ClassificationLoader(pictures, config(f"data.num_workers={workers}"))
+    rest = list(loader.epoch(1, 2))
+    loader.close()
+    assert len(rest) == len(whole) - 2
+    assert all(same(one, other) for one, other in zip(rest, whole[2:], strict=True))
+
+
+@pytest.mark.parametrize("setting", ["runtime.seed=1", "epoch", "rank"])
+def test_loader__what_is_random_follows_from_seed_epoch_and_rank(
+    pictures: Pictures, setting: str
+) -> None:
+    one = Pictures(pictures.paths[:1], pictures.labels[:1])
+    first = epochs_of(ClassificationLoader(one, config()))[0]
+    changes = (setting,) if "=" in setting else ()
+    ranks = {"rank": 1, "num_ranks": 2} if setting == "rank" else {}
+    loader = ClassificationLoader(one, config(*changes), **ranks)
+    other = epochs_of(loader, 1 if setting == "epoch" else 0)[0]
+    assert not torch.equal(first.images[0], other.images[0])
+    assert same(first, epochs_of(ClassificationLoader(one, config()))[0])
+
+
+def test_loader__unreadable_image_is_replaced_and_named(pictures: Pictures) -> None:
+    pictures.paths[4].write_bytes(b"")
+    batches = epochs_of(ClassificationLoader(pictures, config()))
+    problems = [line for batch in batches for line in batch.problems]
+    assert len(problems) >= 1
+    assert all(str(pictures.paths[4]) in line for line in problems)
+    assert all(len(batch.labels) == 2 for batch in batches)
+
+
+def test_loader__nothing_readable_is_an_error(pictures: Pictures) -> None:
+    for path in pictures.paths:
+        path.unlink()
+    with pytest.raises(UnreadableImage, match="none of 19 replacements can be read"):
+        epochs_of(ClassificationLoader(pictures, config()))
+
+
+def test_loader__empty_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="no image to train on"):
+        ClassificationLoader(Pictures([], []), config())
+
+
+def test_batch__moves_as_a_whole() -> None:
+    images, labels = torch.zeros(1, 2, 2, 3), torch.zeros(1, dtype=torch.int64)
+    moved = ClassificationBatch(images, labels, ("a",)).to(torch.device("meta"))
+    assert (moved.images.device.type, moved.labels.device.type) == ("meta", "meta")
+    assert moved.problems == ("a",)
+
+
+# ------------------------------------------------------------------------------ loss and accuracy
+
+
+def test_loss__is_the_cross_entropy_with_smoothed_labels() -> None:
+    logits = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 3.0]])
+    labels = torch.tensor([0, 1])
+    targets = torch.tensor([[0.9, 0, 0], [0, 0.9, 0]]) + 0.1 / 3
+    wanted = -(targets * logits.log_softmax(dim=1)).sum(dim=1).mean()
+    torch.testing.assert_close(classification_loss(logits, labels), wanted)
+
+
+def test_loss__is_computed_in_float32() -> None:
+    logits = torch.randn(2, 5).bfloat16()
+    loss = classification_loss(logits, torch.tensor([1, 2]))
+    assert loss.dtype == torch.float32
+
+
+def test_num_hits__counts_the_best_one_and_the_best_five() -> None:
+    logits = torch.arange(8.0).repeat(4, 1)
+    assert num_hits(logits, torch.tensor([7, 3, 2, 6])) == {"top1": 1, "top5": 3}
+
+
+def test_num_hits__of_few_classes() -> None:
+    assert num_hits(torch.tensor([[0.0, 1.0]]), torch.tensor([0])) == {"top1": 0, "top5": 1}
+
+
+class Brightest(nn.Module):
+    """Says which channel is the brightest, which is right; the others rank by their number."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        assert not self.training
+        return images.mean(dim=(2, 3))
+
+
+class Fixed(nn.Module):
+    """Always the same guess."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tensor([[0.0, 2.0, 1.0]]).expand(len(images), -1)
+
+
+def alone() -> Ranks:
+    return Ranks(0, 1, torch.device("cpu"))
+
+
+def test_accuracy__counts_every_image_once(pictures: Pictures) -> None:
+    evaluator = AccuracyEvaluator(pictures, config("data.batch_size=4"), alone())
+    assert evaluator.evaluate(Brightest()) == {"top1": 1.0, "top5": 1.0}
+    assert sorted(pictures.read) == list(range(10))
+    assert evaluator.evaluate(Fixed()) == {"top1": 0.3, "top5": 1.0}
+
+
+@dataclass(frozen=True, eq=False)
+class PlayedRanks(Ranks):
+    """One rank of two; what the other would say is `other`, in the order of its calls."""
+
+    other: Iterator[object] = field(default_factory=lambda: iter(()))
+
+    def gather(self, value):
+        values = [value, next(self.other)]
+        return values if self.rank == 0 else values[::-1]
+
+
+def test_accuracy__ranks_take_turns_and_add_up(pictures: Pictures) -> None:
+    told: list[list[int]] = [[], []]
+    for rank in (0, 1):
+        rounds = [(None, True)] * 3
+        hits = np.array([4, 5])
+        ranks = PlayedRanks(rank, 2, torch.device("cpu"), other=iter([*rounds, hits]))
+        pictures.read.clear()
+        found = AccuracyEvaluator(pictures, config(), ranks).evaluate(Brightest())
+        assert found == pytest.approx({"top1": 0.9, "top5": 1.0})
+        told[rank] = sorted(pictures.read)
+    assert told == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
+
+
+def test_accuracy__stops_when_any_rank_is_told_to(pictures: Pictures) -> None:
+    ranks = PlayedRanks(0, 2, torch.device("cpu"), other=iter([(None, True), (None, False)]))
+    assert AccuracyEvaluator(pictures, config(), ranks).evaluate(Brightest()) is None
+
+
+def test_accuracy__says_how_far_it_is_and_can_be_stopped(pictures: Pictures) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def watch(done: int, total: int) -> bool:
+        seen.append((done, total))
+        return len(seen) < 2
+
+    evaluator = AccuracyEvaluator(pictures, config("data.batch_size=4"), alone())
+    assert evaluator.evaluate(Brightest(), watch) is None
+    assert seen == [(4, 10), (8, 10)]
+
+
+def test_accuracy__unreadable_image_of_another_rank_is_an_error_here_too(
+    pictures: Pictures,
+) -> None:
+    ranks = PlayedRanks(0, 2, torch.device("cpu"), other=iter([("b.png: broken", True)]))
+    with pytest.raises(UnreadableImage, match=r"b\.png: broken"):
+        AccuracyEvaluator(pictures, config(), ranks).evaluate(Brightest())
+
+
+def test_accuracy__unreadable_image_is_named_and_the_mode_restored(pictures: Pictures) -> None:
+    pictures.paths[3].write_bytes(b"")
+    network = Brightest().train()
+    with pytest.raises(UnreadableImage, match=r"3\.png"):
+        AccuracyEvaluator(pictures, config(), alone()).evaluate(network)
+    assert network.training
+
+
+def test_accuracy__empty_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="no validation image"):
+        AccuracyEvaluator(Pictures([], []), config(), alone())
+
+
+# ------------------------------------------------------------------------------------- the result
+
+
+def test_save__gives_what_a_detector_starts_from(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    classifier = build_classifier(BACKBONES["nano"], NUM_CLASSES)
+    save_classifier(classifier, tmp_path / "best.pth", classes=("a", "b", "c"))
+    detector = build_rtmdet(VARIANTS["rtmdet-nano"].with_classes(2))
+    assert initialise(detector, tmp_path / "best.pth") == [
+        "the backbone is from best.pth; all else starts at random"
+    ]
+    for name, value in detector.backbone.state_dict().items():
+        assert torch.equal(value, classifier.backbone.state_dict()[name]), name
+
+
+def test_save__wrong_number_of_classes_is_refused(tmp_path: Path) -> None:
+    classifier = build_classifier(BACKBONES["nano"], NUM_CLASSES)
+    with pytest.raises(ValueError, match="2 classes are named, but the network has 3"):
+        save_classifier(classifier, tmp_path / "best.pth", classes=("a", "b"))
