@@ -1,0 +1,85 @@
+"""A rank that trains nothing: gloo, a loader with workers, a checkpoint when it is stopped.
+
+python -m tests.rank_program FOLDER [--save-s 10]      prints "ready" once every rank is at work
+"""
+
+import os
+
+from training.interruption import (
+    EXIT_INTERRUPTED,
+    StopRequest,
+    die_with_parent,
+    start_data_worker,
+)
+
+# Before torch, which takes seconds to import.
+die_with_parent()
+
+import argparse  # noqa: E402
+import sys  # noqa: E402
+import time  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
+from functools import partial  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch import Tensor  # noqa: E402
+from torch.utils.data import DataLoader, IterableDataset  # noqa: E402
+
+from training.agreement import agree_to_stop  # noqa: E402
+from training.checkpoint import CheckpointStore, TrainingState  # noqa: E402
+from training.optimizer_state import OptimizerState  # noqa: E402
+from training.random_state import gather_random_states  # noqa: E402
+
+
+class Numbers(IterableDataset[Tensor]):
+    """Never ends, and is not fast."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        while True:
+            time.sleep(0.01)
+            yield torch.rand(2)
+
+
+def first_calls(parent: int, worker: int) -> None:
+    start_data_worker(parent)
+
+
+def save(folder: Path, step: int, save_s: float) -> None:
+    random = gather_random_states()
+    if dist.get_rank() != 0:
+        return
+    time.sleep(save_s)
+    state = TrainingState(
+        step=step, epoch=0, batch=step, weights={"w": torch.full((3,), float(step))}, average={},
+        average_updates=0, optimizer=OptimizerState({}, []), random=random,
+    )  # fmt: skip
+    CheckpointStore(folder, keep=1).save(state)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--save-s", type=float, default=0.0)
+    arguments = parser.parse_args()
+    with StopRequest() as stop:
+        dist.init_process_group("gloo")
+        loader = DataLoader(
+            Numbers(), batch_size=2, num_workers=2, worker_init_fn=partial(first_calls, os.getpid())
+        )
+        for step, _ in enumerate(loader, start=1):
+            if step == 1:
+                dist.barrier()
+                sys.stdout.write("ready\n")
+                sys.stdout.flush()
+            if agree_to_stop(stop.requested):
+                save(arguments.folder, step, arguments.save_s)
+                dist.barrier()
+                break
+    dist.destroy_process_group()
+    return EXIT_INTERRUPTED
+
+
+if __name__ == "__main__":
+    sys.exit(main())
