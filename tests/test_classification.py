@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from model.classifier import build_classifier
-from model.config import BACKBONES, VARIANTS
+from model.config import BACKBONES, VARIANTS, BackboneConfig
+from model.graph import Normalise
 from model.rtmdet import build_rtmdet
 from training.classification.accuracy import AccuracyEvaluator, num_hits
 from training.classification.loading import ClassificationBatch, ClassificationLoader
@@ -21,12 +22,16 @@ from training.classification.samples import (
     training_sample,
 )
 from training.classification.saving import save_classifier
-from training.config import FlipConfig, StageConfig, TrainConfig
+from training.config import EMAConfig, FlipConfig, StageConfig, TrainConfig
 from training.data.images import UnreadableImage
 from training.distributed import Ranks
+from training.ema import WeightAverage
 from training.initialisation import initialise
+from training.optim import build_optimizer
 from training.overrides import apply_overrides
 from training.recipes import recipe
+
+torch.set_num_threads(1)
 
 NUM_CLASSES = 3
 
@@ -398,3 +403,27 @@ def test_save__wrong_number_of_classes_is_refused(tmp_path: Path) -> None:
     classifier = build_classifier(BACKBONES["nano"], NUM_CLASSES)
     with pytest.raises(ValueError, match="2 classes are named, but the network has 3"):
         save_classifier(classifier, tmp_path / "best.pth", classes=("a", "b"))
+
+
+def test_training__on_a_few_pictures_learns_their_classes(pictures: Pictures) -> None:
+    torch.manual_seed(0)
+    settings = config("data.batch_size=10", "optimizer.lr_batch_size=10", "stages.0.colour=no")
+    network = build_classifier(BackboneConfig(deepen=0.167, widen=0.125), NUM_CLASSES)
+    optimizer = build_optimizer(network, settings.optimizer, lr=0.004)
+    average = WeightAverage(network, EMAConfig(horizon_share=0.1), total_steps=70)
+    evaluator = AccuracyEvaluator(pictures, settings, alone())
+    loader = ClassificationLoader(pictures, settings)
+    normalise = Normalise()
+    before = evaluator.evaluate(network)
+    for epoch in range(70):
+        for batch in loader.epoch(epoch):
+            loss = classification_loss(network.train()(normalise(batch.images)), batch.labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            average.update(network)
+    after = evaluator.evaluate(average.network)
+    assert before is not None
+    assert before["top1"] < 0.7
+    assert after is not None
+    assert after["top1"] == 1.0
