@@ -36,6 +36,7 @@ def _run() -> None:
     from service.__main__ import app as service_app
     from service.errors import ServiceError
     from service.version import VERSION
+    from training.__main__ import app as training_app
 
     app = typer.Typer(
         name="rtmdet",
@@ -58,7 +59,7 @@ def _run() -> None:
     ) -> None:
         """Detect boxes, instance masks and rotated boxes with the RTMDet family."""
 
-    for part in (service_app, model_app):
+    for part in (service_app, model_app, training_app):
         app.registered_commands += part.registered_commands
         app.registered_groups += part.registered_groups
     try:

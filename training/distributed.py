@@ -5,7 +5,7 @@ the environment. A process that was started alone is a group of one, and nothing
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -68,6 +68,21 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+    def on_first(self, work: Callable[[], Value]) -> Value:
+        """Let the first rank work; every rank gets its value, or raises its error."""
+        result: tuple[Value | None, Exception | None] = (None, None)
+        if self.is_first:
+            try:
+                result = (work(), None)
+            except Exception as error:
+                if self.control is None:
+                    raise
+                result = (None, error)
+        value, failure = self.from_first(result)
+        if failure is not None:
+            raise failure
+        return value  # type: ignore[return-value]
 
     def leave(self) -> None:
         """End the group. Without waiting for the others: one may be gone."""

@@ -1,6 +1,6 @@
 """What learns in a run, and where the run stands: all that a checkpoint has to hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 from torch.optim import Optimizer
@@ -31,7 +31,7 @@ class Standing:
     metric that decides.
     """
 
-    position: Position = Position()
+    position: Position = field(default_factory=Position)
     evaluated: int = 0
     best: float | None = None
     num_rollbacks: int = 0

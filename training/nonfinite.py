@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import SupportsFloat
 
 import torch
 from safetensors.torch import save_file
@@ -61,7 +62,7 @@ def all_finite(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
 
 
 def find_nonfinite(
-    network: nn.Module, losses: Mapping[str, Tensor], *, step: int, epoch: int, rank: int = 0
+    network: nn.Module, losses: Mapping[str, SupportsFloat], *, step: int, epoch: int, rank: int = 0
 ) -> NonFiniteStep:
     """Look at everything, once `all_finite` has said that something is wrong."""
     return NonFiniteStep(

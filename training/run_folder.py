@@ -10,8 +10,10 @@ other programs to read. Only rank 0 creates or resumes; other ranks take the pat
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -155,13 +157,7 @@ class RunFolder:
         for a folder without a run.
         """
         paths = RunPaths(folder)
-        if not paths.config.is_file():
-            found = "is empty" if folder.is_dir() and not _foreign(paths) else "holds no run"
-            found = found if folder.exists() else "does not exist"
-            raise RunRefused(
-                f"there is nothing to resume: {folder} {found}; leave --resume out to start a run"
-            )
-        there = _read_config(paths.config)
+        there = read_config(folder)
         here = _as_json({
             "config": there["config"] if config is None else config,
             "identity": there["identity"] if identity is None else identity,
@@ -190,6 +186,22 @@ class RunFolder:
         )  # fmt: skip
         _replace(self.paths.status, asdict(status))
 
+    def change_config(self, config: Mapping[str, Any]) -> None:
+        """Go on with another configuration. Raises OSError on a full disk; then the old stays."""
+        content = _as_json({"config": config, "identity": self.identity})
+        if content["config"] != self.config:
+            _replace(self.paths.config, content)
+            self.config = content["config"]
+
+    def discard(self) -> None:
+        """Leave nothing of a run that never began; what is not a run's stays."""
+        for path in (self.paths.config, self.paths.status, self.paths.lock):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.paths.index, ignore_errors=True)
+        with suppress(OSError):  # not empty
+            self.paths.folder.rmdir()
+        self.close()
+
     def close(self) -> None:
         """Let others train here."""
         self._lock.close()
@@ -204,6 +216,18 @@ class RunFolder:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config` and `identity` of the run in `folder`. Raises RunRefused where there is none."""
+    paths = RunPaths(folder)
+    if not paths.config.is_file():
+        found = "is empty" if folder.is_dir() and not _foreign(paths) else "holds no run"
+        found = found if folder.exists() else "does not exist"
+        raise RunRefused(
+            f"there is nothing to resume: {folder} {found}; leave --resume out to start a run"
+        )
+    return _read_config(paths.config)
 
 
 def read_status(folder: Path) -> RunStatus | None:
@@ -260,8 +284,10 @@ def _refuse_what_is_there(paths: RunPaths, content: Mapping[str, Any]) -> None:
                 "that run with --resume"
             )
         raise RunRefused(f"{folder} holds this run already: go on with it by --resume")
-    # A kill while the folder was made leaves a half-written configuration.
-    if foreign := [name for name in _foreign(paths) if name != part_of(paths.config).name]:
+    # A kill while the folder was made leaves a half-written configuration; the launcher of several
+    # ranks has made their logs before.
+    ours = (part_of(paths.config).name, paths.ranks.name)
+    if foreign := [name for name in _foreign(paths) if name not in ours]:
         raise RunRefused(
             f"{folder} holds something that is no run ({', '.join(foreign[:3])}"
             f"{', ...' if len(foreign) > 3 else ''}): give an empty or a new folder as --out"

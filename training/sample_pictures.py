@@ -1,6 +1,8 @@
 """Pictures of training samples: what a batch shows the network, with what it is to find."""
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import cv2
 import numpy as np
@@ -44,11 +46,15 @@ def draw_sample(image: Picture, targets: ImageTargets, classes: tuple[str, ...])
         masks = unpack_masks(targets.masks, width // MASK_STRIDE).numpy()
         for mask, label in zip(masks, labels, strict=True):
             _tint(picture, mask, class_colour(label))
-    picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    # Its stub forgets the element type.
+    picture = cast(
+        Picture, cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    )
     for box, label in zip(targets.boxes.numpy(), labels, strict=True):
         corners = np.rint(box_corners(box) * scale).astype(np.int32)
         cv2.polylines(picture, [corners], True, class_colour(label), 2, cv2.LINE_AA)
-        _write(picture, classes[label], corners, class_colour(label))
+        topmost = corners[corners[:, 1].argmin()].tolist()
+        write_name(picture, classes[label], topmost, label)
     return picture
 
 
@@ -83,13 +89,11 @@ def _tint(picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int
     picture[covered] = blended.astype(np.uint8)
 
 
-def _write(
-    picture: Picture, text: str, corners: NDArray[np.int32], colour: tuple[int, int, int]
-) -> None:
-    """The name beside the topmost corner, on a dark ground, inside the picture."""
-    (width, height), below = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
-    x, y = corners[corners[:, 1].argmin()].tolist()
-    x = min(max(x, 0), max(picture.shape[1] - width, 0))
-    y = min(max(y, height + below), picture.shape[0] - below)
+def write_name(picture: Picture, name: str, place: Sequence[int], label: int) -> None:
+    """Write the name of a class at (x, y), on a dark ground, moved inside the picture."""
+    (width, height), below = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+    x = min(max(place[0], 0), max(picture.shape[1] - width, 0))
+    y = min(max(place[1], height + below), picture.shape[0] - below)
     cv2.rectangle(picture, (x, y - height - below), (x + width, y + below), (32, 32, 32), -1)
-    cv2.putText(picture, text, (x, y - 1), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, 1, cv2.LINE_AA)
+    ink = class_colour(label)
+    cv2.putText(picture, name, (x, y - 1), cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)

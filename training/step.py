@@ -98,14 +98,6 @@ class Stepper:
         """Drop the gradient."""
         self._optimizer.zero_grad(set_to_none=True)
 
-    def nonfinite_gradients(self, network: nn.Module) -> list[str]:
-        """Names of the parameters whose gradient has values that are not finite."""
-        return [
-            name
-            for name, parameter in network.named_parameters()
-            if parameter.grad is not None and not parameter.grad.isfinite().all()
-        ]
-
     def _unsynchronised(self, *, last: bool) -> AbstractContextManager[object]:
         if isinstance(self._model, DistributedDataParallel) and not last:
             return self._model.no_sync()

@@ -6,17 +6,31 @@ checkpoints and nothing of images.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+
+from model.weights import Network
+
+#: Looks on while something takes long: so much of so much is done; returns whether to go on.
+Watch = Callable[[int, int], bool]
 
 
 class Batch(Protocol):
     """One rank's share of a step, as tensors."""
 
-    images: Tensor
-    problems: tuple[str, ...]
+    @property
+    def images(self) -> Tensor:
+        """What the network sees, uint8 [n, h, w, 3] BGR."""
+        ...
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """Images that could not be read and were replaced, a line each."""
+        ...
 
     def to(self, device: torch.device, *, non_blocking: bool = False) -> "Batch":
         """The same on another device."""
@@ -31,35 +45,48 @@ class BatchLosses(NamedTuple):
 
 
 class Workload(Protocol):
-    """One kind of training on one data set, for one rank."""
+    """One kind of training on one data set, for one rank.
 
-    network: nn.Module
-    batches_per_epoch: int
-    #: The metric that decides which weights are best; more is better.
-    primary_metric: str
+    The batches that a workload is handed are those that it gave.
+    """
+
+    @property
+    def network(self) -> Network:
+        """What is trained."""
+        ...
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that each rank takes in an epoch."""
+        ...
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric that decides which weights are best; more is better."""
+        ...
 
     def batches(self, epoch: int, first_batch: int) -> Iterator[Batch]:
         """This rank's batches of an epoch, from `first_batch` on."""
         ...
 
-    def losses(self, model: nn.Module, batch: Batch) -> BatchLosses:
+    def losses(self, model: nn.Module, batch: Any) -> BatchLosses:
         """Run `model` (the network, perhaps wrapped) on a batch that is on its device."""
         ...
 
-    def evaluate(self, network: nn.Module, watch: "Watch") -> dict[str, float] | None:
+    def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
         """The metrics of `network` on the validation images, the same on every rank.
 
-        All ranks call it. None where `watch` asked any of them to stop, or nothing is there to
-        evaluate on.
+        All ranks call it. None where `watch` asked any of them to stop; empty where there is
+        nothing to evaluate on.
         """
         ...
 
-    def tensors(self, batch: Batch) -> Mapping[str, Tensor]:
-        """A batch as named tensors, to be kept for inspection."""
+    def tensors(self, batches: Sequence[Any]) -> Mapping[str, Tensor]:
+        """The batches of a step as named tensors, to be kept for inspection."""
         ...
 
-    def write_samples(self, folder: "SampleFolder", epochs: Sequence[int]) -> None:
-        """Draw a batch of each of those epochs, so that people see what is trained on."""
+    def draw_sample(self, epoch: int) -> NDArray[np.uint8]:
+        """A picture (BGR) of the first batch of an epoch, to see what is trained on."""
         ...
 
     def save(self, network: nn.Module, stem: Path, metrics: Mapping[str, float]) -> None:
@@ -68,16 +95,4 @@ class Workload(Protocol):
 
     def close(self) -> None:
         """End the worker processes."""
-        ...
-
-
-#: Where pictures of samples go: called with the file's stem and a BGR picture.
-SampleFolder = Callable[[str, object], None]
-
-
-class Watch(Protocol):
-    """Looks on while something takes long."""
-
-    def __call__(self, done: int, total: int) -> bool:
-        """So much of it is done; whether to go on."""
         ...

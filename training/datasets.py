@@ -1,0 +1,135 @@
+"""The data of a run: found in a folder, indexed into the run's, opened by every rank."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.config import variant
+from training.config import TrainConfig
+from training.data.image_folders import FolderIndex, find_image_folders, index_image_folder
+from training.data.index import DetectionIndex, build_index
+from training.data.layouts import DataSource, find_data
+from training.plan import DataCounts
+
+#: Told what is being indexed, how many images are done, and how many there are.
+Report = Callable[[str, int, int], None]
+
+#: Folders inside the index's; one that is missing is a split that is missing.
+_TRAIN, _VAL = "train", "val"
+
+
+@dataclass(frozen=True)
+class DetectionData:
+    """What a detector is trained and evaluated on."""
+
+    train: DetectionIndex
+    val: DetectionIndex | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        return self.train.classes
+
+    @property
+    def counts(self) -> DataCounts:
+        """How much there is."""
+        num_val = 0 if self.val is None else len(self.val)
+        return DataCounts(len(self.train), num_val, self.classes, self.train.meta.num_trained)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was noticed while reading, a line each."""
+        return [
+            f"{split}: {count} x {remark}"
+            for split, index in (("train", self.train), ("val", self.val))
+            if index is not None
+            for remark, count in index.meta.remarks.items()
+        ]
+
+
+@dataclass(frozen=True)
+class ClassificationData:
+    """What a classifier is trained and evaluated on."""
+
+    train: FolderIndex
+    val: FolderIndex | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names by label."""
+        return self.train.classes
+
+    @property
+    def counts(self) -> DataCounts:
+        """How much there is."""
+        num_val = 0 if self.val is None else len(self.val)
+        return DataCounts(len(self.train), num_val, self.classes)
+
+    @property
+    def remarks(self) -> list[str]:
+        """Nothing is noticed in folders of images."""
+        return []
+
+
+RunData = DetectionData | ClassificationData
+
+
+def index_data(
+    config: TrainConfig, data: Path, folder: Path, report: Report = lambda *_: None
+) -> None:
+    """Index the data set at `data` into `folder`, unless that was done already.
+
+    One process does this before any opens it. Raises ValueError for a folder without a data set
+    that suits the recipe, and BrokenData, which names what must be mended in it.
+    """
+    if config.model.is_classifier:
+        found = find_image_folders(data)
+        train = index_image_folder(found.train, folder=folder / _TRAIN)
+        if found.val is not None:
+            index_image_folder(found.val, folder=folder / _VAL, classes=train.classes)
+        return
+    task = variant(config.model.name).task
+    sources = find_data(data, task)
+
+    def told(source: DataSource) -> Callable[[int, int], None]:
+        return lambda done, total: report(source.split, done, total)
+
+    classes = build_index(
+        sources.train,
+        task=task,
+        folder=folder / _TRAIN,
+        keep_images_without_boxes=config.data.keep_images_without_boxes,
+        min_image_side=config.data.min_image_side,
+        progress=told(sources.train),
+    ).classes
+    if sources.val is not None:
+        build_index(
+            sources.val,
+            task=task,
+            folder=folder / _VAL,
+            classes=classes,
+            keep_images_without_boxes=True,
+            progress=told(sources.val),
+        )
+
+
+def open_data(config: TrainConfig, folder: Path) -> RunData:
+    """The indexed data in `folder`. Raises ValueError where there are none."""
+    has_val = (folder / _VAL).is_dir()
+    if config.model.is_classifier:
+        train = FolderIndex.open(folder / _TRAIN)
+        return ClassificationData(train, FolderIndex.open(folder / _VAL) if has_val else None)
+    index = DetectionIndex.open(folder / _TRAIN)
+    return DetectionData(index, DetectionIndex.open(folder / _VAL) if has_val else None)
+
+
+def fingerprints(folder: Path) -> dict[str, str]:
+    """Split to what tells its files from others; of the splits that are indexed in `folder`."""
+    found: dict[str, str] = {}
+    for split in (_TRAIN, _VAL):
+        with suppress(ValueError):
+            found[split] = DetectionIndex.open(folder / split).meta.key.fingerprint
+        with suppress(ValueError):
+            found[split] = FolderIndex.open(folder / split).meta.fingerprint
+    return found

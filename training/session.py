@@ -1,0 +1,245 @@
+"""One run of training from its command to its end: the wiring of all parts, on every rank."""
+
+import os
+from contextlib import ExitStack
+
+import cv2
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from model.manifest import Source
+from training.batch_norm import synchronise_batch_norms
+from training.checkpoint import CheckpointStore
+from training.config import TrainConfig
+from training.config_json import to_json
+from training.datasets import ClassificationData, RunData, fingerprints, index_data, open_data
+from training.display import Display, display_for
+from training.distributed import Ranks, join_ranks
+from training.ema import WeightAverage
+from training.initialisation import initialise
+from training.interruption import EXIT_INTERRUPTED, StopRequest
+from training.journal import Journal
+from training.learner import Learner
+from training.optim import build_optimizer, scaled_lr
+from training.order import Order
+from training.plan import lines, make_plan
+from training.position import Pace
+from training.progress import ProgressLog
+from training.run_folder import RunFolder, RunPaths, RunRefused
+from training.saving import Saver
+from training.step import PictureNetwork, Stepper
+from training.trainer import Trainer, pace_of
+from training.workloads.base import Workload
+from training.workloads.classification import ClassificationWorkload
+from training.workloads.detection import DetectionWorkload
+
+#: A failure that is not the caller's.
+EXIT_FAILURE = 1
+
+
+def train(order: Order) -> int:
+    """Train as one of the ranks; returns the exit code.
+
+    Raises ValueError for the caller's mistakes, CheckpointFailed, NonFiniteLoss,
+    TooManyUnreadable and WorkerLost; what was saved before stays.
+    """
+    # From here on a signal is a request: what was begun is put in order.
+    with StopRequest() as stop, ExitStack() as stack:
+        ranks = join_ranks(order.config.runtime.device)
+        stack.callback(ranks.leave)
+        _set_up_torch(order.config, ranks)
+        run = _open_run(order, ranks, stack)
+        data = open_data(order.config, RunPaths(order.out).index)
+        return _Session(order, ranks, run, data, stack).train(stop)
+
+
+def _set_up_torch(config: TrainConfig, ranks: Ranks) -> None:
+    """Seeds and threads: ranks on one machine share its cores."""
+    torch.manual_seed(config.runtime.seed)
+    cores = len(os.sched_getaffinity(0))
+    torch.set_num_threads(config.runtime.num_threads or max(cores // ranks.num_ranks, 1))
+    # Evaluation reads images on threads of its own.
+    cv2.setNumThreads(0)
+    torch.backends.cudnn.benchmark = True
+
+
+def _open_run(order: Order, ranks: Ranks, stack: ExitStack) -> RunFolder | None:
+    """The run's folder, its data indexed; on the first rank. The others wait until it is done."""
+    opened: list[RunFolder] = []
+
+    def open_run() -> None:
+        config = to_json(order.config)
+        if order.resume:
+            run = RunFolder.resume(order.out)
+            run.change_config(config)
+        else:
+            run = RunFolder.create(order.out, config, {"data": str(order.data.absolute())})
+        opened.append(run)
+        stack.callback(run.close)
+        _index(order, run)
+
+    ranks.on_first(open_run)
+    return opened[0] if opened else None
+
+
+def _index(order: Order, run: RunFolder) -> None:
+    before = fingerprints(run.paths.index)
+    try:
+        index_data(order.config, order.data, run.paths.index)
+    except BaseException:
+        if not order.resume:
+            run.discard()
+        raise
+    if before and fingerprints(run.paths.index) != before:
+        raise RunRefused(
+            f"{order.data} has changed since the run in {order.out} began: start a new run from "
+            f"its weights, --set model.init={order.out}/best.safetensors"
+        )
+
+
+class _Session:
+    """What is open while a run lasts."""
+
+    def __init__(
+        self, order: Order, ranks: Ranks, run: RunFolder | None, data: RunData, stack: ExitStack
+    ) -> None:
+        self._order = order
+        self._config = order.config
+        self._ranks = ranks
+        self._run = run
+        self._data = data
+        self._stack = stack
+        self._paths = RunPaths(order.out)
+
+    def train(self, stop: StopRequest) -> int:
+        """Train to the end or until asked to stop; returns the exit code."""
+        config, ranks = self._config, self._ranks
+        workload = self._workload()
+        self._stack.callback(workload.close)
+        pace = pace_of(config, workload)
+        display = display_for(rank=ranks.rank, total_steps=pace.total_steps)
+        self._stack.callback(display.close)
+        store = CheckpointStore(
+            self._paths.checkpoints, config.runtime.keep_checkpoints, warn=display.message
+        )
+        saver = Saver(
+            store,
+            ranks,
+            pace,
+            workload,
+            config.runtime,
+            folder=self._paths.folder,
+        )
+        # A run that was killed before its first checkpoint begins anew.
+        goes_on = self._order.resume and ranks.on_first(lambda: bool(store.saved()))
+        said = self._head(workload, fresh=not goes_on)
+        learner = _learner(config, workload, pace, ranks)
+        journal = self._journal(display, pace, resumed_from=None)
+        trainer = Trainer(
+            config,
+            workload,
+            learner,
+            ranks,
+            saver,
+            journal=journal,
+            stop_requested=lambda: stop.requested,
+        )
+        if goes_on:
+            trainer.resume()
+        else:
+            self._draw_samples(workload)
+        journal.began(said, trainer.standing, resumed=goes_on)
+        return self._watched(trainer, journal, stop)
+
+    def _watched(self, trainer: Trainer, journal: Journal, stop: StopRequest) -> int:
+        """Run it, and leave word of how that ended."""
+        try:
+            finished = trainer.run()
+        except Exception as error:
+            journal.failed(trainer.standing, str(error), EXIT_FAILURE)
+            raise
+        if finished:
+            journal.ended(trainer.standing, finished=True, message="finished", exit_code=0)
+            return 0
+        message = f"stopped by {stop.reason}, everything is saved: go on with --resume"
+        journal.ended(trainer.standing, finished=False, message=message, exit_code=EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+
+    def _workload(self) -> Workload:
+        if isinstance(self._data, ClassificationData):
+            return ClassificationWorkload(
+                self._config, self._data.train, self._data.val, self._ranks
+            )
+        source = Source(
+            kind="trained",
+            dataset=self._order.data.name,
+            command=f"rtmdet train --recipe {self._config.recipe}",
+            seed=self._config.runtime.seed,
+        )
+        return DetectionWorkload(
+            self._config, self._data.train, self._data.val, self._ranks, source=source
+        )
+
+    def _head(self, workload: Workload, *, fresh: bool) -> list[str]:
+        """What is said first; a fresh network gets its initial weights."""
+        plan = make_plan(self._config, self._data.counts, self._ranks.num_ranks)
+        said = [*lines(plan), *self._data.remarks, *self._order.remarks]
+        if fresh:
+            said += initialise(
+                workload.network, self._config.model.init, classes=self._data.classes
+            )
+        return said
+
+    def _journal(self, display: Display, pace: Pace, *, resumed_from: int | None) -> Journal:
+        if self._run is None:
+            return Journal(self._config, pace, display)
+        # Imported here, for tensorboard is slow to import and other ranks draw nothing.
+        from training.tensorboard_curves import TensorBoardCurves
+
+        curves = TensorBoardCurves(self._paths.tensorboard, resumed_from=resumed_from)
+        log = ProgressLog(self._paths.progress, curves=curves)
+        self._stack.callback(log.close)
+        return Journal(self._config, pace, display, log=log, run=self._run)
+
+    def _draw_samples(self, workload: Workload) -> None:
+        """A picture of each stage's first batch, before anything is trained."""
+        if self._run is None:
+            return
+        folder = self._paths.samples
+        folder.mkdir(exist_ok=True)
+        schedule = self._config.schedule
+        epochs = {0, max(schedule.epochs - schedule.last_stage_epochs, 0)} & set(
+            range(schedule.epochs)
+        )
+        for epoch in sorted(epochs):
+            stage = self._config.stage_of(epoch).name
+            cv2.imwrite(str(folder / f"{stage}.jpg"), workload.draw_sample(epoch))
+
+
+def _learner(config: TrainConfig, workload: Workload, pace: Pace, ranks: Ranks) -> Learner:
+    network = workload.network.to(ranks.device)
+    if config.runtime.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    average = WeightAverage(network, config.ema, total_steps=pace.total_steps)
+    lr = scaled_lr(config.optimizer, config.total_batch_size(ranks.num_ranks))
+    on_gpu = ranks.device.type == "cuda"
+    if ranks.num_ranks > 1 and config.runtime.sync_batch_norm:
+        network = synchronise_batch_norms(network)
+    optimizer = build_optimizer(network, config.optimizer, lr=lr, fused=on_gpu)
+    if config.runtime.compile:
+        network.compile()
+    model: nn.Module = PictureNetwork(
+        network, ranks.device, bf16=config.runtime.precision == "bf16"
+    ).to(ranks.device)
+    if ranks.num_ranks > 1:
+        model = DistributedDataParallel(
+            model,
+            device_ids=[ranks.device.index] if on_gpu else None,
+            broadcast_buffers=not config.runtime.sync_batch_norm,
+            gradient_as_bucket_view=True,
+        )
+    stepper = Stepper(
+        workload, model, optimizer, ranks, max_grad_norm=config.optimizer.max_grad_norm
+    )
+    return Learner(network, optimizer, average, stepper)
