@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -16,7 +16,13 @@ from training.data.annotations import Floats
 from training.data.checks import Findings, broken
 from training.data.image_headers import UnreadableImage, read_image_sizes
 from training.data.layouts import DataSource
-from training.data.records import Category, ImageRecord, InstanceRecord, RecordStream
+from training.data.records import (
+    Category,
+    ImageRecord,
+    InstanceRecord,
+    RecordStream,
+    single_precision,
+)
 from training.data.run_lengths import compressed
 
 #: One entry of the JSON's lists.
@@ -54,8 +60,9 @@ class _CocoReader:
         names: dict[int, str] = {}
         for entry in self.content["categories"]:
             number, name = entry.get("id"), entry.get("name")
-            if type(number) is not int or not isinstance(name, str) or not name.strip():
-                raise broken(self._file, f"category {number!r}: needs a whole 'id' and a 'name'")
+            if not _is_whole(number) or not isinstance(name, str) or not name.strip():
+                what = f"category {_excerpt(number)}: needs a whole 'id' and a 'name'"
+                raise broken(self._file, what)
             if number in names:
                 raise broken(self._file, f"category {number}: the id stands twice")
             names[number] = name
@@ -76,13 +83,15 @@ class _CocoReader:
         repeated = {number for number, name in names.items() if all_names.count(name) > 1}
         if not repeated:
             return repeated
-        return repeated - {entry.get("category_id") for entry in self.content["annotations"]}
+        used = (entry.get("category_id") for entry in self.content["annotations"])
+        return repeated - {number for number in used if _is_whole(number)}
 
     def images(self) -> Iterator[ImageRecord]:
         """The images in the file's order, each with its annotations."""
-        by_image = self._annotations_by_image()
+        identified = list(self._identified("images", "image"))
+        by_image = self._annotations_by_image(identified)
         folder = self._image_folder()
-        entries = list(self._sound_images())
+        entries = [entry for entry in identified if self._is_sound(entry)]
         sizes = read_image_sizes(folder / entry["file_name"] for entry in entries)
         for entry, size in zip(entries, sizes, strict=True):
             record = f"image {entry['id']}"
@@ -96,48 +105,44 @@ class _CocoReader:
                 what = f"states {width}x{height} pixels, but {stated}"
                 self._findings.problem(self._file, record, what)
                 continue
-            instances = self._instances(by_image.pop(entry["id"], ()), height, width)
+            instances = self._instances(by_image.pop(entry["id"]), height, width)
             yield ImageRecord(entry["id"], path, height, width, self._file, list(instances))
 
-    def _annotations_by_image(self) -> dict[object, list[_Entry]]:
-        by_image: dict[object, list[_Entry]] = {
-            entry.get("id"): [] for entry in self.content["images"]
-        }
-        seen: set[object] = set()
-        for position, entry in enumerate(self.content["annotations"]):
-            number, image = entry.get("id"), entry.get("image_id")
-            record = f"annotation {number}"
-            if type(number) is not int:
-                record = f"annotation at position {position} of the list"
+    def _identified(self, name: str, kind: str) -> Iterator[_Entry]:
+        """The entries of a list that have an id of their own."""
+        seen: set[int] = set()
+        for position, entry in enumerate(self.content[name]):
+            number = entry.get("id")
+            if not _is_whole(number):
+                record = f"{kind} at position {position} of the list"
                 self._findings.problem(self._file, record, "needs a whole number as its 'id'")
             elif number in seen:
-                self._findings.problem(self._file, record, "the id stands twice")
-            elif type(image) is not int or image not in by_image:
-                self._findings.problem(self._file, record, f"is for image {image!r}, which is none")
+                self._findings.problem(self._file, f"{kind} {number}", "the id stands twice")
             else:
+                seen.add(number)
+                yield entry
+
+    def _annotations_by_image(self, images: list[_Entry]) -> dict[int, list[_Entry]]:
+        by_image: dict[int, list[_Entry]] = {entry["id"]: [] for entry in images}
+        for entry in self._identified("annotations", "annotation"):
+            image = entry.get("image_id")
+            if _is_whole(image) and image in by_image:
                 by_image[image].append(entry)
-            seen.add(number)
+            else:
+                record = f"annotation {entry['id']}"
+                what = f"is for image {_excerpt(image)}, which is none"
+                self._findings.problem(self._file, record, what)
         return by_image
 
-    def _sound_images(self) -> Iterator[_Entry]:
-        seen: set[object] = set()
-        for position, entry in enumerate(self.content["images"]):
-            number = entry.get("id")
-            record, what = f"image {number!r}", ""
-            if type(number) is not int:
-                record = f"image at position {position} of the list"
-                what = "needs a whole number as its 'id'"
-            elif number in seen:
-                what = "the id stands twice"
-            elif not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
-                what = "needs a 'file_name'"
-            elif not all(_is_side(entry.get(side)) for side in ("height", "width")):
-                what = "needs 'height' and 'width' in whole pixels"
-            if what:
-                self._findings.problem(self._file, record, what)
-            else:
-                yield entry
-            seen.add(number)
+    def _is_sound(self, entry: _Entry) -> bool:
+        what = ""
+        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+            what = "needs a 'file_name'"
+        elif not all(_is_side(entry.get(side)) for side in ("height", "width")):
+            what = "needs 'height' and 'width' in whole pixels"
+        if what:
+            self._findings.problem(self._file, f"image {entry['id']}", what)
+        return not what
 
     def _image_folder(self) -> Path:
         """The folder that holds the first image that is found in any."""
@@ -151,7 +156,7 @@ class _CocoReader:
         return self._folders[0]
 
     def _instances(
-        self, entries: list[_Entry] | tuple[()], height: int, width: int
+        self, entries: list[_Entry], height: int, width: int
     ) -> Iterator[InstanceRecord]:
         for entry in entries:
             try:
@@ -161,10 +166,9 @@ class _CocoReader:
 
     def _instance(self, entry: _Entry, height: int, width: int) -> InstanceRecord:
         category = entry.get("category_id")
-        if type(category) is not int or category not in self._names:
-            known = f"categories are {_summary(sorted(self._names))}"
-            raise _BadEntry(f"is of category {category!r}, which is none; the {known}")
-        is_crowd = entry.get("iscrowd") in (1, True)
+        if not _is_whole(category) or category not in self._names:
+            known = f"the categories are {_summary(sorted(self._names))}"
+            raise _BadEntry(f"is of category {_excerpt(category)}, which is none; {known}")
         polygons, run_lengths = (), None
         if self._with_outlines:
             polygons, run_lengths = _segmentation(entry.get("segmentation"), height, width)
@@ -175,7 +179,7 @@ class _CocoReader:
             box_xyxy=_box(entry.get("bbox")),
             polygons=polygons,
             run_lengths=run_lengths,
-            is_crowd=is_crowd,
+            is_crowd=bool(entry.get("iscrowd")),
             area=_area(entry.get("area")),
         )
 
@@ -214,7 +218,7 @@ def _area(value: object) -> float | None:
         return None
     if not _is_number(value):
         raise _BadEntry(f"'area' must be a number, not {_excerpt(value)}")
-    return float(value)  # type: ignore[arg-type]
+    return float(value)
 
 
 def _segmentation(
@@ -239,15 +243,19 @@ def _segmentation(
 def _polygon(number: int, values: list[object]) -> Floats:
     if not all(_is_number(value) for value in values):
         raise _BadEntry(f"polygon {number} must be a flat list of numbers")
-    return np.asarray(values, np.float32)
+    return single_precision(np.array(values, np.float64))
 
 
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float)
+def _is_whole(value: object) -> TypeGuard[int]:
+    return type(value) is int and abs(value) < 2**63
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return type(value) is float or _is_whole(value)
 
 
 def _is_side(value: object) -> bool:
-    return _is_number(value) and math.isfinite(value) and value >= 1 and value == int(value)  # type: ignore
+    return _is_number(value) and math.isfinite(value) and value >= 1 and value == int(value)
 
 
 def _summary(numbers: list[int]) -> str:

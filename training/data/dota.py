@@ -9,7 +9,13 @@ from model.checkpoints.class_names import DOTA
 from training.data.checks import Findings, broken
 from training.data.label_files import ImageAndLabels, images_in, labelled_images, note_strays
 from training.data.layouts import DataSource
-from training.data.records import Category, InstanceRecord, RecordStream, hull_xyxy
+from training.data.records import (
+    Category,
+    InstanceRecord,
+    RecordStream,
+    hull_xyxy,
+    single_precision,
+)
 
 #: Classes that later releases added, in their order.
 _PUBLISHED_ORDER = (*DOTA, "container-crane", "airport", "helipad")
@@ -63,9 +69,10 @@ def _annotation(number: int, words: list[str]) -> InstanceRecord | str:
     if len(words) < _NUM_COORDINATES + 1:
         return f"needs 8 coordinates and a class, but has {len(words)} words"
     try:
-        corners = np.array([float(word) for word in words[:_NUM_COORDINATES]], np.float32)
+        corners = np.array([float(word) for word in words[:_NUM_COORDINATES]])
     except ValueError:
         return f"the coordinates must be numbers: {' '.join(words[:_NUM_COORDINATES])[:80]}"
+    polygon = single_precision(corners)
     difficulty = words[_NUM_COORDINATES + 1] if len(words) > _NUM_COORDINATES + 1 else "0"
     if difficulty not in ("0", "1", "2"):
         return f"the difficulty must be 0, 1 or 2, not '{difficulty}'"
@@ -73,7 +80,7 @@ def _annotation(number: int, words: list[str]) -> InstanceRecord | str:
         record=f"line {number}",
         id=number,
         category=words[_NUM_COORDINATES],
-        box_xyxy=hull_xyxy(corners),
-        polygons=(corners,),
+        box_xyxy=hull_xyxy(polygon),
+        polygons=(polygon,),
         is_difficult=difficulty != "0",
     )

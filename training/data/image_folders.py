@@ -75,7 +75,7 @@ class FolderIndex:
 def find_image_folders(path: Path) -> ImageFolders:
     """The folders of the splits below `path`. Raises ValueError where there is none to train on."""
     train = path / "train"
-    if not train.is_dir() or not any(entry.is_dir() for entry in os.scandir(train)):
+    if not train.is_dir() or not any(entry.is_dir() for entry in train.iterdir()):
         raise ValueError(
             f"{path}: there is no folder train with one folder of images per class "
             "(train/<class>/*.jpg)"
@@ -94,7 +94,7 @@ def index_image_folder(
 
     Raises BrokenData: classes that differ, a class without an image.
     """
-    names = sorted(entry.name for entry in os.scandir(images) if entry.is_dir())
+    names = sorted(entry.name for entry in images.iterdir() if entry.is_dir())
     findings = Findings(images)
     if classes is not None:
         _compare_classes(images, names, classes, findings)

@@ -13,6 +13,9 @@ from training.data.run_lengths import decoded, has_pixels
 #: Why an annotation is not trained on, one bit each; evaluation sees it all the same.
 CROWD, DIFFICULT, SKIPPED = 1, 2, 4
 
+#: Coordinates beyond this many pixels are mistakes.
+_FARTHEST = 1e7
+
 #: Remarks that are counted.
 TOO_SMALL = "boxes of less than one pixel on a side, not trained on"
 OUTSIDE = "boxes outside of their image, not trained on"
@@ -23,8 +26,9 @@ REACHES_OUT = "boxes that reach outside of their image, clipped"
 def fault_of(instance: InstanceRecord, task: Task) -> str | None:
     """What is wrong with an annotation so that nobody can train on it, or None."""
     left, top, right, bottom = instance.box_xyxy
-    if not all(map(math.isfinite, instance.box_xyxy)):
-        return f"the box ({left:g}, {top:g}, {right:g}, {bottom:g}) is not finite"
+    if not all(abs(value) <= _FARTHEST for value in instance.box_xyxy):
+        place = f"({left:g}, {top:g}, {right:g}, {bottom:g})"
+        return f"the box {place} is not finite, or lies beyond any image"
     if right < left or bottom < top:
         return f"the box has a negative size: {right - left:g}x{bottom - top:g}"
     if instance.area is not None and not math.isfinite(instance.area):
@@ -34,8 +38,8 @@ def fault_of(instance: InstanceRecord, task: Task) -> str | None:
             return f"polygon {number} has an odd number of coordinates, {len(polygon)}"
         if len(polygon) < 6:
             return f"polygon {number} has {len(polygon) // 2} points; at least 3 are needed"
-        if not np.isfinite(polygon).all():
-            return f"polygon {number} has a coordinate that is not finite"
+        if not (abs(polygon) <= _FARTHEST).all():
+            return f"polygon {number} has a coordinate that is not finite, or beyond any image"
     if _lacks_outline(instance, task):
         needed = "an outline" if task == "instance" else "corners or an outline"
         return f"has a box alone; a model of this kind needs {needed} of every instance"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.config import Task
-from training.data.yolo_yaml import YoloYaml, read_yolo_yaml
+from training.data.yolo_yaml import YoloYaml, named_classes, read_yolo_yaml
 
 DataFormat = Literal["coco", "dota", "yolo"]
 Split = Literal["train", "val"]
@@ -124,7 +124,7 @@ def _find_dota(root: Path, split: Split) -> DataSource | None:
 
 def _find_yolo(root: Path, split: Split) -> DataSource | None:
     description = _yolo_yaml(root)
-    if description is not None:
+    if description is not None and (description.train or description.val):
         images = description.train if split == "train" else description.val
         if not images:
             return None
@@ -135,7 +135,8 @@ def _find_yolo(root: Path, split: Split) -> DataSource | None:
             (root / name / "images", root / name / "labels"),
         ):
             if images.is_dir() and labels.is_dir():
-                return DataSource("yolo", split, (), (images,), _listed_names(root))
+                names = _listed_names(root) if description is None else description.names
+                return DataSource("yolo", split, (), (images,), names)
     return None
 
 
@@ -151,4 +152,5 @@ def _listed_names(root: Path) -> tuple[str, ...] | None:
     file = root / "classes.txt"
     if not file.is_file():
         return None
-    return tuple(line.strip() for line in file.read_text("utf-8").splitlines() if line.strip())
+    lines = file.read_text("utf-8").splitlines()
+    return named_classes(file, [line.strip() for line in lines if line.strip()])

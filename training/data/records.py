@@ -76,3 +76,9 @@ def hull_xyxy(points: Floats) -> tuple[float, float, float, float]:
     left, top = corners.min(axis=0).tolist()
     right, bottom = corners.max(axis=0).tolist()
     return left, top, right, bottom
+
+
+def single_precision(values: NDArray[np.float64]) -> Floats:
+    """The same coordinates; what is too large for them becomes infinite."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32)

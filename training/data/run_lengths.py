@@ -51,16 +51,19 @@ def of_polygons(polygons: Sequence[NDArray[np.floating]], height: int, width: in
 
 def decoded(counts: bytes, height: int, width: int) -> NDArray[np.uint8]:
     """The whole picture [height, width] of compressed run lengths: 1 where the instance is."""
-    return coco_mask.decode({"size": [height, width], "counts": counts})
+    runs = expanded(counts)
+    values = (np.arange(len(runs)) % 2).astype(np.uint8)
+    return np.repeat(values, runs).reshape(width, height).T
 
 
 def cropped(counts: bytes, height: int, width: int) -> tuple[NDArray[np.uint8], tuple[int, int]]:
     """The smallest crop that holds the instance, and its top left pixel (x, y)."""
-    box = coco_mask.toBbox({"size": [height, width], "counts": counts})
-    left, top, crop_width, crop_height = (int(value) for value in box)
     bitmap = decoded(counts, height, width)
-    crop = bitmap[top : top + crop_height, left : left + crop_width]
-    return np.ascontiguousarray(crop), (left, top)
+    rows, columns = (np.flatnonzero(bitmap.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return bitmap[:0, :0], (0, 0)
+    crop = bitmap[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return np.ascontiguousarray(crop), (int(columns[0]), int(rows[0]))
 
 
 def has_pixels(counts: bytes) -> bool:

@@ -14,10 +14,19 @@ import numpy as np
 from training.data.checks import Findings, broken
 from training.data.label_files import ImageAndLabels, images_in, labelled_images, note_strays
 from training.data.layouts import DataSource
-from training.data.records import Category, InstanceRecord, RecordStream, hull_xyxy
+from training.data.records import (
+    Category,
+    InstanceRecord,
+    RecordStream,
+    hull_xyxy,
+    single_precision,
+)
 
 _BOX_NUMBERS = 4
 _LEAST_POLYGON_NUMBERS = 6
+
+#: Corners may lie outside of the image, but not as far as this; pixels do.
+_LARGEST_SHARE = 2
 
 
 def read_yolo(source: DataSource, findings: Findings) -> RecordStream:
@@ -98,6 +107,8 @@ def _annotation(
             f"has {len(shares)} numbers behind the class: 4 are a box, and a polygon of at least "
             "3 points has an even number from 6"
         )
+    if (abs(shares) > _LARGEST_SHARE).any():
+        return "has numbers above 2; they must be shares of the image's size, not pixels"
     height, width = size
     points = (shares.reshape(-1, 2) * (width, height)).ravel()
     name = str(category) if names is None else names[category]
@@ -105,5 +116,5 @@ def _annotation(
         x, y, box_width, box_height = points.tolist()
         box = (x - box_width / 2, y - box_height / 2, x + box_width / 2, y + box_height / 2)
         return InstanceRecord(f"line {number}", number, name, box)
-    polygon = points.astype(np.float32)
+    polygon = single_precision(points)
     return InstanceRecord(f"line {number}", number, name, hull_xyxy(polygon), (polygon,))

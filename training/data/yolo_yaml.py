@@ -5,6 +5,7 @@ from pathlib import Path
 
 import yaml
 
+from model.checkpoints.class_names import checked_classes
 from training.data.checks import broken
 
 
@@ -51,7 +52,15 @@ def _names(file: Path, content: dict[str, object]) -> tuple[str, ...]:
         raise broken(file, "'names' must list the classes")
     if "nc" in content and content["nc"] != len(names):
         raise broken(file, f"'nc' is {content['nc']}, but 'names' lists {len(names)} classes")
-    return tuple(str(name) for name in names)
+    return named_classes(file, [str(name) for name in names])
+
+
+def named_classes(file: Path, names: list[str]) -> tuple[str, ...]:
+    """Names of classes that a file lists. Raises BrokenData: none, an empty one, one twice."""
+    try:
+        return checked_classes(names)
+    except ValueError as error:
+        raise broken(file, str(error)) from error
 
 
 def _images(file: Path, root: Path, split: str, value: object) -> tuple[Path, ...]:
