@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from training.config import MosaicConfig, TrainConfig
-from training.overrides import SettingError, apply_overrides, differences, from_json, to_json
+from training.config_json import SettingError, differences, from_json, to_json
+from training.overrides import apply_overrides
 from training.recipes import recipe, recipe_names
 
 

@@ -109,6 +109,21 @@ def test_average__counters_are_the_latest() -> None:
     assert average.network.state_dict()["0.num_batches_tracked"] == 8
 
 
+def test_average__follows_what_an_optimizer_moves_and_what_is_loaded() -> None:
+    network = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2))
+    average = WeightAverage(network, EMAConfig(momentum=1.0), total_steps=9)
+    average.update(network)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    network(torch.randn(4, 2, 3, 3)).square().sum().backward()
+    optimizer.step()
+    average.update(network)
+    for name, value in network.state_dict().items():
+        assert torch.equal(average.network.state_dict()[name], value), name
+    network.load_state_dict(filled(network, 2.0).state_dict())
+    average.update(network)
+    assert (average.network.get_buffer("1.running_var") == 2.0).all()
+
+
 def test_average__is_a_network_of_its_own_in_evaluation_mode() -> None:
     network = small("det").train()
     average = WeightAverage(network, EMAConfig(), total_steps=1)

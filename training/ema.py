@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from model.weights import name_table
 from training.config import EMAConfig
@@ -46,31 +46,43 @@ class WeightAverage:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.updates = 0
         self._config = proportioned(config, total_steps=total_steps)
-        repeats = _repeats(network) if config.repeat_shared else {}
-        self._floats: dict[int, list[str]] = defaultdict(list)
-        self._integers: list[str] = []
-        for name, tensor in self.network.state_dict().items():
-            if tensor.is_floating_point():
-                self._floats[repeats.get(name, 1)].append(name)
-            else:
-                self._integers.append(name)
+        self._repeats = _repeats(network) if config.repeat_shared else {}
+        self._followed: nn.Module | None = None
+        self._floats: dict[int, list[tuple[Tensor, Tensor]]] = {}
+        self._integers: list[tuple[Tensor, Tensor]] = []
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
-        """Take in the weights of `network` (unwrapped), once after every step."""
+        """Take in the weights of `network` (unwrapped), once after every step.
+
+        Its tensors are looked up once, so that they have to stay the same ones, as for optimizers.
+        """
+        if network is not self._followed:
+            self._follow(network)
         weight = weight_of_new(self.updates, self._config)
-        ours, theirs = self.network.state_dict(), network.state_dict()
-        for repeats, names in self._floats.items():
+        for repeats, pairs in self._floats.items():
+            ours, theirs = zip(*pairs, strict=True)
             torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
-                [ours[name] for name in names],
-                [theirs[name] for name in names],
-                1 - (1 - weight) ** repeats,
+                ours, theirs, 1 - (1 - weight) ** repeats
             )
         if self._integers:
+            ours, theirs = zip(*self._integers, strict=True)
             torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
-                [ours[name] for name in self._integers], [theirs[name] for name in self._integers]
+                ours, theirs
             )
         self.updates += 1
+
+    def _follow(self, network: nn.Module) -> None:
+        """Pair our tensors with those of `network`, by how often a step averages them."""
+        floats: dict[int, list[tuple[Tensor, Tensor]]] = defaultdict(list)
+        self._integers = []
+        theirs = network.state_dict(keep_vars=True)
+        for name, ours in self.network.state_dict().items():
+            if ours.is_floating_point():
+                floats[self._repeats.get(name, 1)].append((ours, theirs[name]))
+            else:
+                self._integers.append((ours, theirs[name]))
+        self._floats, self._followed = dict(floats), network
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps: `updates`, and `weights` by name (the tensors themselves)."""

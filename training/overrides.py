@@ -14,14 +14,11 @@ from training.config import StageConfig, TrainConfig
 from training.config_json import (
     SettingError,
     annotations,
-    differences,
     from_json,
     joined,
     to_json,
     without_none,
 )
-
-__all__ = ["SettingError", "apply_overrides", "differences", "from_json", "to_json"]
 
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 
