@@ -1,6 +1,7 @@
 """What a computation in torch allocates on the CPU: counted, not timed."""
 
 import json
+import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,9 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+# The profiler's library writes two lines per use to the standard error stream otherwise.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 
 class _LargestTensor(TorchDispatchMode):
