@@ -6,6 +6,7 @@ once, straight to its place. Hence one resize instead of two, with one exact sca
 places are rounded to whole pixels of the window, where the published path rounds sizes twice.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -236,11 +237,15 @@ class _Span(NamedTuple):
 
 def _visible(side: int, scale: float, begin: int, lowest: int, highest: int) -> _Span | None:
     """What of an image that begins at `begin` is seen between two limits; None: nothing."""
-    low, high = max(begin, lowest), min(begin + round(side * scale), highest)
+    end = begin + round(side * scale)
+    low, high = max(begin, lowest), min(end, highest)
     if high <= low:
         return None
-    first = min(int((low - begin) / scale), side - 1)
+    # A pixel of the window more than is needed, for what the rounding of places may take.
+    first = max(0, int((low - 1 - begin) / scale))
     start = round(begin + scale * first)
-    last = min(side, first + int(np.ceil((high - start) / scale)))
-    high = min(high, start + round((last - first) * scale))
-    return _Span(first, last, start, low, high) if high > low else None
+    last = min(side, first + math.ceil((high - start) / scale))
+    if last == side:
+        # Images of a mosaic meet without a gap: where the end is seen, it is what is kept in place.
+        start = end - round((side - first) * scale)
+    return _Span(first, last, start, low, high)

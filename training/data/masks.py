@@ -4,7 +4,9 @@ No stack of full-sized masks exists at any time: an instance is a crop and its p
 packed rows of what the mask loss looks at (`training.targets`).
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import cv2
@@ -12,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_masks
 
-from training.data.annotations import Floats, Outline
+from training.data.annotations import Outline
 from training.data.geometry import Affine, Window, moved_points
 from training.data.images import Pixels
 from training.targets import MASK_OFFSET, MASK_STRIDE
@@ -36,40 +38,96 @@ class Bitmap(NamedTuple):
         return Bitmap(pixels, width - self.x - pixels.shape[1], self.y, centre)
 
 
-def place_outline(outline: Outline, affine: Affine, region: Window) -> tuple[Bitmap, Floats] | None:
-    """An outline after an affine map, within a window, and its box [4]; None: nothing is left.
+class Placed(NamedTuple):
+    """An instance in the window: its bitmap and its box xyxy."""
 
-    The box is that of the polygons cut at the window, as published; a bitmap's is its own.
+    bitmap: Bitmap
+    box: tuple[float, float, float, float]
+
+
+def place_outlines(
+    outlines: Sequence[Outline], affine: Affine, region: Window
+) -> list[Placed | None]:
+    """Outlines after an affine map, within a region of the window; None: nothing is left of one.
+
+    The box is that of the polygons cut at the region, as published; a bitmap's is its own.
     """
-    if outline.bitmap is not None:
-        return _place_bitmap(outline.bitmap, outline.origin, affine, region)
-    polygons = [moved_points(polygon, affine) for polygon in outline.polygons]
+    polygons = iter(_moved_polygons(outlines, affine, region))
+    return [
+        _place_bitmap(each.bitmap, each.origin, affine, region)
+        if each.bitmap is not None
+        else _place_polygons(list(islice(polygons, len(each.polygons))), region)
+        for each in outlines
+    ]
+
+
+class _Polygon(NamedTuple):
+    """Points [k, 2] and the least and greatest of their coordinates."""
+
+    points: NDArray[np.float64]
+    low: tuple[float, float]
+    high: tuple[float, float]
+    crosses: bool
+
+
+def _moved_polygons(
+    outlines: Sequence[Outline], affine: Affine, region: Window
+) -> Iterator[_Polygon]:
+    """The polygons of all outlines, mapped in one go: numpy's calls are what takes the time."""
+    given = [polygon for outline in outlines for polygon in outline.polygons]
+    if not given:
+        return
+    ends = np.cumsum([len(polygon) for polygon in given])
+    points = moved_points(np.concatenate(given), affine)
+    starts = np.concatenate([[0], ends[:-1]])
+    lows, highs = np.minimum.reduceat(points, starts), np.maximum.reduceat(points, starts)
+    crosses = np.any((lows < region[:2]) | (highs > region[2:]), axis=1).tolist()
+    # As Python's numbers, which are faster one by one.
+    lowest, highest = lows.tolist(), highs.tolist()
+    for index, (start, end) in enumerate(zip(starts.tolist(), ends.tolist(), strict=True)):
+        low, high = tuple(lowest[index]), tuple(highest[index])
+        yield _Polygon(points[start:end], low, high, crosses[index])
+
+
+def _place_polygons(polygons: list[_Polygon], region: Window) -> Placed | None:
     box = _box_of(polygons, region)
     if box is None:
         return None
     crop = _pixels_of(box, region)
     shift = (crop.left, crop.top)
-    flat = [(polygon - shift).ravel() for polygon in polygons]
+    flat = [(polygon.points - shift).ravel() for polygon in polygons]
     runs = coco_masks.frPyObjects(flat, crop.height, crop.width)  # type: ignore[arg-type]
-    merged = coco_masks.merge(runs) if len(runs) > 1 else runs[0]
-    bitmap = _bitmap(coco_masks.decode(merged), crop)
-    return None if bitmap is None else (bitmap, np.clip(box, *_reach(bitmap)))
+    bitmap = _bitmap(coco_masks.decode(coco_masks.merge(runs) if len(runs) > 1 else runs[0]), crop)
+    if bitmap is None:
+        return None
+    # Cutting joins parts along the edges: a box goes no further than a pixel beyond its bitmap.
+    reach = _box_of_pixels(bitmap)
+    return Placed(
+        bitmap,
+        (
+            max(box[0], reach[0] - 1),
+            max(box[1], reach[1] - 1),
+            min(box[2], reach[2] + 1),
+            min(box[3], reach[3] + 1),
+        ),
+    )
 
 
-def _reach(bitmap: Bitmap) -> tuple[Floats, Floats]:
-    """How far a box may go: a pixel beyond the bitmap. Cutting joins parts along the edges."""
+def _box_of_pixels(bitmap: Bitmap) -> tuple[int, int, int, int]:
     left, top, width, height = cv2.boundingRect(bitmap.pixels)
     left, top = left + bitmap.x, top + bitmap.y
-    low = np.array([left - 1, top - 1] * 2, np.float32)
-    return low, np.array([left + width + 1, top + height + 1] * 2, np.float32)
+    return left, top, left + width, top + height
 
 
 def _place_bitmap(
     bitmap: Pixels, origin: tuple[int, int], affine: Affine, region: Window
-) -> tuple[Bitmap, Floats] | None:
+) -> Placed | None:
     height, width = bitmap.shape
-    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) + origin
-    box = _box_of([moved_points(corners, affine)], region)
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32) + origin
+    box = _box_of(
+        list(_moved_polygons([Outline(polygons=(corners.astype(np.float32),))], affine, region)),
+        region,
+    )
     if box is None:
         return None
     crop = _pixels_of(box, region)
@@ -78,11 +136,7 @@ def _place_bitmap(
     local[:, 2] += affine[:, :2] @ (np.array(origin) + 0.5) - 0.5 - (crop.left, crop.top)
     warped = cv2.warpAffine(bitmap * 255, local, (crop.width, crop.height))
     placed = _bitmap((warped > 127).astype(np.uint8), crop)
-    if placed is None:
-        return None
-    left, top, across, down = cv2.boundingRect(placed.pixels)
-    left, top = left + placed.x, top + placed.y
-    return placed, np.array([left, top, left + across, top + down], np.float32)
+    return None if placed is None else Placed(placed, _box_of_pixels(placed))
 
 
 def _bitmap(pixels: Pixels, crop: Window) -> Bitmap | None:
@@ -94,32 +148,33 @@ def _bitmap(pixels: Pixels, crop: Window) -> Bitmap | None:
     return Bitmap(np.ascontiguousarray(pixels), crop.left, crop.top, centre)
 
 
-def _pixels_of(box: Floats, region: Window) -> Window:
-    """The pixels that a box touches."""
+def _pixels_of(box: tuple[float, float, float, float], region: Window) -> Window:
+    """The pixels that a box touches, and a row and a column more."""
     return Window(
-        max(region.left, int(np.floor(box[0]))),
-        max(region.top, int(np.floor(box[1]))),
-        min(region.right, int(np.ceil(box[2])) + 1),
-        min(region.bottom, int(np.ceil(box[3])) + 1),
+        max(region.left, math.floor(box[0])),
+        max(region.top, math.floor(box[1])),
+        min(region.right, math.ceil(box[2]) + 1),
+        min(region.bottom, math.ceil(box[3]) + 1),
     )
 
 
-def _box_of(polygons: Sequence[NDArray[np.float64]], region: Window) -> Floats | None:
-    """The box around what of the polygons lies in the window; None: nothing does."""
+def _box_of(polygons: list[_Polygon], region: Window) -> tuple[float, float, float, float] | None:
+    """The box around what of the polygons lies in the region; None: nothing does."""
     lows, highs = [], []
     for polygon in polygons:
-        low, high = polygon.min(0), polygon.max(0)
-        if (low < region[:2]).any() or (high > region[2:]).any():
-            inside = _cut(polygon, region)
+        low, high = polygon.low, polygon.high
+        if polygon.crosses:
+            inside = _cut(polygon.points, region)
             if not len(inside):
                 continue
-            low, high = inside.min(0), inside.max(0)
+            low, high = inside.min(0).tolist(), inside.max(0).tolist()
         lows.append(low)
         highs.append(high)
     if not lows:
         return None
-    box = np.concatenate([np.min(lows, 0), np.max(highs, 0)]).astype(np.float32)
-    return box if box[2] > box[0] and box[3] > box[1] else None
+    left, top = map(min, zip(*lows, strict=True))
+    right, bottom = map(max, zip(*highs, strict=True))
+    return (left, top, right, bottom) if right > left and bottom > top else None
 
 
 def _cut(polygon: NDArray[np.float64], region: Window) -> NDArray[np.float64]:
@@ -129,16 +184,21 @@ def _cut(polygon: NDArray[np.float64], region: Window) -> NDArray[np.float64]:
     """
     edges = ((0, region.left, 1), (0, region.right, -1), (1, region.top, 1), (1, region.bottom, -1))
     for axis, limit, sign in edges:
-        if not len(polygon):
-            break
-        ahead = np.roll(polygon, -1, 0)
-        here, there = ((each[:, axis] - limit) * sign for each in (polygon, ahead))
-        crosses = (here > 0) != (there > 0)
-        share = np.divide(here, here - there, out=np.zeros_like(here), where=crosses)
-        crossings = polygon + share[:, None] * (ahead - polygon)
+        here = (polygon[:, axis] - limit) * sign
+        inside = here > 0
+        if inside.all():
+            continue
+        if not inside.any():
+            return polygon[:0]
+        following = np.arange(1, len(polygon) + 1) % len(polygon)
+        crosses = inside != inside[following]
+        sides = polygon[following] - polygon
+        share = here / np.where(crosses, here - here[following], 1)
         # Each corner that is inside, then the crossing of the side that begins there.
-        both = np.stack([polygon, crossings], 1).reshape(-1, 2)
-        polygon = both[np.stack([here > 0, crosses], 1).ravel()]
+        both, kept = np.empty((len(polygon), 2, 2)), np.empty((len(polygon), 2), np.bool_)
+        both[:, 0], both[:, 1] = polygon, polygon + share[:, None] * sides
+        kept[:, 0], kept[:, 1] = inside, crosses
+        polygon = both[kept]
     return polygon
 
 

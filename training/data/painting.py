@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 
 from model.preprocess import PAD_VALUE
 from training.data.colours import shift_colours
-from training.data.geometry import Affine, Window
+from training.data.geometry import Affine
 from training.data.images import Pixels
 from training.data.layout import Layout, Placement, Size
+
+_RIM = 1
 
 #: cv2.flip's names of the axes, by (across, down).
 _FLIP_CODES = {(True, False): 1, (False, True): 0, (True, True): -1}
@@ -74,19 +76,21 @@ def _resize(image: Pixels, placement: Placement, window: Pixels) -> None:
 def _warp(image: Pixels, placement: Placement, window: Pixels) -> None:
     source = placement.source
     part = image[source.top : source.bottom, source.left : source.right]
+    # What is not between four pixels is left out; with a rim, the outermost pixels are painted too.
+    rimmed = cv2.copyMakeBorder(part, _RIM, _RIM, _RIM, _RIM, cv2.BORDER_REPLICATE)
     cv2.warpAffine(
-        part,
-        _between_centres(placement.affine, source),
+        rimmed,
+        _between_centres(placement.affine, source.left - _RIM, source.top - _RIM),
         (window.shape[1], window.shape[0]),
         dst=window,
         borderMode=cv2.BORDER_TRANSPARENT,
     )
 
 
-def _between_centres(affine: Affine, source: Window) -> Affine:
-    """The map of pixel indices, which stand for centres, from a part of the image."""
+def _between_centres(affine: Affine, left: int, top: int) -> Affine:
+    """The map of pixel indices, which stand for centres, from a part that begins at (left, top)."""
     moved = affine.copy()
-    moved[:, 2] += affine[:, :2] @ (np.array([source.left, source.top]) + 0.5) - 0.5
+    moved[:, 2] += affine[:, :2] @ (np.array([left, top]) + 0.5) - 0.5
     return moved
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.data.annotations import Annotations, Floats, Outline
+from training.data.annotations import Annotations, Outline
 from training.data.geometry import (
     Affine,
     Window,
@@ -14,7 +14,7 @@ from training.data.geometry import (
     then,
 )
 from training.data.layout import Layout, Placement
-from training.data.masks import Bitmap, place_outline
+from training.data.masks import place_outlines
 from training.data.samples import Instances
 
 #: Columns of a rotated box.
@@ -63,16 +63,12 @@ def _rotated(annotations: Annotations, affine: Affine, source: Window, region: W
 def _outlined(
     annotations: Annotations, outlines: tuple[Outline, ...], affine: Affine, region: Window
 ) -> Instances:
-    boxes: list[Floats] = []
-    bitmaps: list[Bitmap] = []
-    kept: list[int] = []
-    near = clipped_boxes(moved_boxes(annotations.boxes, affine), region)
-    for index in np.flatnonzero(have_area(near)).tolist():
-        placed = place_outline(outlines[index], affine, region)
-        if placed is not None:
-            bitmaps.append(placed[0])
-            boxes.append(placed[1])
-            kept.append(index)
+    near = have_area(clipped_boxes(moved_boxes(annotations.boxes, affine), region))
+    indices = np.flatnonzero(near)
+    placed = place_outlines([outlines[index] for index in indices], affine, region)
+    left = [each for each in placed if each is not None]
     return Instances(
-        np.array(boxes, np.float32).reshape(-1, 4), annotations.labels[kept], tuple(bitmaps)
+        np.array([each.box for each in left], np.float32).reshape(-1, 4),
+        annotations.labels[indices[[each is not None for each in placed]]],
+        tuple(each.bitmap for each in left),
     )
