@@ -1,0 +1,200 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from tests.toy_training import StopAfter, ToyBatch, ToyWorkload, toy_config, toy_trainer
+from training.checkpoint import CheckpointStore, DamagedCheckpoint, TrainingState
+from training.config import TrainConfig
+from training.nonfinite import NonFiniteLoss
+from training.progress import read_records
+from training.trainer import TooManyUnreadable
+
+
+def finished(folder: Path, config: TrainConfig, stops: list[int]) -> TrainingState:
+    """Train to the end, stopped and resumed after so many steps each time."""
+    for number, steps in enumerate([*stops, 10_000]):
+        torch.manual_seed(number)
+        trainer = toy_trainer(folder, ToyWorkload(), config, stop=StopAfter(steps))
+        if number:
+            trainer.resume()
+        assert trainer.run() is (number == len(stops))
+    state = CheckpointStore(folder / "checkpoints", 2).load_latest()
+    assert state is not None
+    return state
+
+
+def tensors(state: TrainingState) -> dict[str, Tensor]:
+    return {
+        **{f"weights/{name}": value for name, value in state.weights.items()},
+        **{f"average/{name}": value for name, value in state.average.items()},
+        **state.optimizer.tensors,
+    }
+
+
+@pytest.mark.parametrize("stops", [[6], [5], [1, 1, 1], [2, 9]])
+def test_trainer__resumed_equals_uninterrupted_to_the_bit(tmp_path: Path, stops: list[int]) -> None:
+    for folder in ("whole", "parts"):
+        (tmp_path / folder).mkdir()
+    whole = finished(tmp_path / "whole", toy_config(), [])
+    parts = finished(tmp_path / "parts", toy_config(), stops)
+    assert whole.step == parts.step == 12
+    assert whole.average_updates == parts.average_updates
+    expected, actual = tensors(whole), tensors(parts)
+    assert expected.keys() == actual.keys()
+    for name, value in expected.items():
+        assert torch.equal(value, actual[name]), name
+
+
+def test_trainer__learning_changes_the_weights(tmp_path: Path) -> None:
+    workload = ToyWorkload()
+    before = {name: value.clone() for name, value in workload.network.state_dict().items()}
+    assert toy_trainer(tmp_path, workload, toy_config()).run()
+    after = workload.network.state_dict()
+    assert not torch.equal(before["0.weight"], after["0.weight"])
+    last = load_file(tmp_path / "last.safetensors")
+    assert not torch.equal(last["0.weight"], after["0.weight"]), "the average is published"
+
+
+def test_trainer__takes_every_batch_once(tmp_path: Path) -> None:
+    workload = ToyWorkload(batches_per_epoch=5)
+    toy_trainer(tmp_path, workload, toy_config(epochs=2)).run()
+    assert workload.served == [(epoch, number) for epoch in range(2) for number in range(5)]
+
+
+def test_trainer__stage_is_recorded_when_it_changes(tmp_path: Path) -> None:
+    toy_trainer(tmp_path, ToyWorkload(), toy_config(epochs=4, last_stage_epochs=1)).run()
+    stages = [each for each in read_records(tmp_path / "progress.jsonl") if each["kind"] == "stage"]
+    assert [(each["epoch"], each["stage"]) for each in stages] == [(0, "mixing"), (3, "jitter")]
+
+
+def test_trainer__evaluates_in_every_epoch_of_the_last_stage(tmp_path: Path) -> None:
+    workload = ToyWorkload(scores=(0.2, 0.5, 0.4))
+    toy_trainer(tmp_path, workload, toy_config(epochs=6, last_stage_epochs=3)).run()
+    records = list(read_records(tmp_path / "progress.jsonl"))
+    evaluations = [each for each in records if each["kind"] == "evaluation"]
+    assert [(each["epoch"], each["is_best"]) for each in evaluations] == [
+        (4, True),
+        (5, True),
+        (6, False),
+    ]
+
+
+def test_trainer__best_weights_are_those_of_the_best_evaluation(tmp_path: Path) -> None:
+    toy_trainer(tmp_path, ToyWorkload(scores=(0.5, 0.4)), toy_config()).run()
+    best = load_file(tmp_path / "best.safetensors")
+    last = load_file(tmp_path / "last.safetensors")
+    assert not torch.equal(best["0.weight"], last["0.weight"])
+    state = CheckpointStore(tmp_path / "checkpoints", 2).load_latest()
+    assert state is not None
+    assert state.best == 0.5
+
+
+def test_trainer__stopped_before_an_evaluation_makes_it_when_resumed(tmp_path: Path) -> None:
+    config = toy_config(epochs=2, last_stage_epochs=0)
+    # Six steps, and the question inside the evaluation is the seventh.
+    trainer = toy_trainer(tmp_path, ToyWorkload(scores=(0.5,)), config, stop=StopAfter(6))
+    assert not trainer.run()
+    workload = ToyWorkload(scores=(0.5,))
+    trainer = toy_trainer(tmp_path, workload, config)
+    trainer.resume()
+    assert trainer.run()
+    assert workload.evaluations == 1
+    assert workload.served == []
+
+
+def spoiled(epoch: int, number: int, batch: ToyBatch) -> ToyBatch:
+    """A batch whose labels are none, which gives a loss of NaN."""
+    if (epoch, number) == (1, 2):
+        return replace(batch, labels=torch.full_like(batch.labels, -100))
+    return batch
+
+
+def test_trainer__nonfinite_loss_stops_with_the_batch_kept(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, ToyWorkload(spoil=spoiled), toy_config(accumulation=1))
+    with pytest.raises(NonFiniteLoss, match=r"loss is nan.*rollback"):
+        trainer.run()
+    (kept,) = (tmp_path / "problems").iterdir()
+    assert load_file(kept / "batch.safetensors")["0/images"].shape == (4, 8, 8, 3)
+    assert trainer.standing.position.batch == 2
+
+
+def test_trainer__nonfinite_loss_never_reaches_the_weights(tmp_path: Path) -> None:
+    workload = ToyWorkload(spoil=spoiled)
+    with pytest.raises(NonFiniteLoss):
+        toy_trainer(tmp_path, workload, toy_config(accumulation=1)).run()
+    assert all(value.isfinite().all() for value in workload.network.state_dict().values())
+
+
+def rolling(config: TrainConfig, max_rollbacks: int) -> TrainConfig:
+    runtime = replace(
+        config.runtime,
+        on_nonfinite="rollback",
+        max_rollbacks=max_rollbacks,
+        checkpoint_every_steps=2,
+    )
+    return replace(config, runtime=runtime)
+
+
+def test_trainer__rolls_back_and_leaves_the_batch_out(tmp_path: Path) -> None:
+    workload = ToyWorkload(spoil=spoiled)
+    trainer = toy_trainer(tmp_path, workload, rolling(toy_config(accumulation=1), 3))
+    assert trainer.run()
+    assert trainer.standing.num_rollbacks == 1
+    assert all(value.isfinite().all() for value in workload.network.state_dict().values())
+    assert len(workload.served) == 4 * 5
+    (problem,) = [
+        each for each in read_records(tmp_path / "progress.jsonl") if each["kind"] == "problem"
+    ]
+    assert "left out" in problem["message"]
+
+
+def test_trainer__rolls_back_so_often_and_no_more(tmp_path: Path) -> None:
+    trainer = toy_trainer(
+        tmp_path, ToyWorkload(spoil=spoiled), rolling(toy_config(accumulation=1), 0)
+    )
+    with pytest.raises(NonFiniteLoss):
+        trainer.run()
+
+
+def unreadable(epoch: int, number: int, batch: ToyBatch) -> ToyBatch:
+    return (
+        replace(batch, problems=(f"img{epoch}{number}.jpg: truncated",)) if number == 1 else batch
+    )
+
+
+def test_trainer__unreadable_images_are_reported_and_the_run_goes_on(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, ToyWorkload(spoil=unreadable), toy_config(epochs=3))
+    assert trainer.run()
+    messages = [
+        each["message"]
+        for each in read_records(tmp_path / "progress.jsonl")
+        if each["kind"] == "problem"
+    ]
+    assert len(messages) == 3
+    assert "img01.jpg" in messages[0]
+
+
+def test_trainer__too_many_unreadable_images_end_it(tmp_path: Path) -> None:
+    trainer = toy_trainer(tmp_path, ToyWorkload(spoil=unreadable), toy_config(epochs=4))
+    with pytest.raises(TooManyUnreadable, match=r"max_unreadable is 3.*img31.jpg"):
+        trainer.run()
+
+
+def test_trainer__nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(DamagedCheckpoint, match="nothing was saved yet"):
+        toy_trainer(tmp_path, ToyWorkload(), toy_config()).resume()
+
+
+def test_trainer__learning_rate_follows_the_schedule(tmp_path: Path) -> None:
+    config = toy_config(epochs=8)
+    toy_trainer(tmp_path, ToyWorkload(), config).run()
+    rates = [
+        each["lr"] for each in read_records(tmp_path / "progress.jsonl") if each["kind"] == "step"
+    ]
+    assert rates[0] == pytest.approx(0.01 * 1e-5)
+    assert rates[2:12] == pytest.approx([0.01] * 10)
+    assert rates[-1] < 0.002
