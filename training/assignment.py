@@ -159,8 +159,8 @@ class _Choice(NamedTuple):
     def add(self, start: int, cost: Tensor, overlaps: Tensor, topk: int) -> None:
         """Add a block: `cost` and `overlaps` [g, v] of the instances from `start` on."""
         lowest, instance = cost.min(dim=0)
-        # Strictly lower, so that of equals the first instance stays.
-        lower = lowest < self.cheapest_cost
+        # Strictly lower, so that of equals, infinite ones too, the first instance stays.
+        lower = (lowest < self.cheapest_cost) | (start == 0)
         overlap = overlaps.gather(0, instance[None])[0]
         self.cheapest_cost.copy_(torch.where(lower, lowest, self.cheapest_cost))
         self.cheapest_instance.copy_(torch.where(lower, instance + start, self.cheapest_instance))

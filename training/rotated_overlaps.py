@@ -15,8 +15,6 @@ _RELATIVE_SHRINK = 1e-9
 #: Stands for smaller direction components, so that parallel edges divide to a huge finite number
 #: and so does the gradient. 1e-200, as good for the value, squares to zero in the gradient.
 _PARALLEL = 1e-12
-#: The edges of a box come in two pairs; this exchanges the pairs of both boxes.
-_OTHER_PAIR = (1, 0, 3, 2)
 #: Pairs that are computed at a time where no gradient is wanted: working arrays of half a MiB.
 _PAIRS_PER_CHUNK = 2**14
 
@@ -109,9 +107,9 @@ def _intersection_area(a: _Box, b: _Box) -> Tensor:
     half_length = torch.cat((b_half, a_half))
     direction_x = torch.stack((cos, -sin, cos, sin))
     direction_y = torch.stack((sin, cos, -sin, cos))
-    to_edge = half_length[list(_OTHER_PAIR)]
-    to_edge_x = to_edge * direction_x[list(_OTHER_PAIR)]
-    to_edge_y = to_edge * direction_y[list(_OTHER_PAIR)]
+    to_edge = _other_pair(half_length)
+    to_edge_x = to_edge * _other_pair(direction_x)
+    to_edge_y = to_edge * _other_pair(direction_y)
     centre_x, centre_y = torch.stack((x, x, -u, -u)), torch.stack((y, y, -v, -v))
     zero = torch.zeros_like(u)
     centre_distance = torch.stack((v, u, zero, zero))
@@ -131,6 +129,11 @@ def _intersection_area(a: _Box, b: _Box) -> Tensor:
         distance = to_edge + side * centre_distance
         area = area + (inside.clamp(min=0) * distance).sum(dim=0)
     return area / 2
+
+
+def _other_pair(edges: Tensor) -> Tensor:
+    """Exchange the two pairs of edges in both boxes' halves of [4, n]."""
+    return edges.unflatten(0, (2, 2)).flip(1).flatten(0, 1)
 
 
 def _reciprocal(direction: Tensor) -> Tensor:
