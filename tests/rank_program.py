@@ -5,12 +5,7 @@ python -m tests.rank_program FOLDER [--save-s 10]      prints "ready" once every
 
 import os
 
-from training.interruption import (
-    EXIT_INTERRUPTED,
-    StopRequest,
-    die_with_parent,
-    start_data_worker,
-)
+from training.interruption import EXIT_INTERRUPTED, StopRequest, die_with_parent
 
 # Before torch, which takes seconds to import.
 die_with_parent()
@@ -23,12 +18,12 @@ from functools import partial  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
 from torch import Tensor  # noqa: E402
 from torch.utils.data import DataLoader, IterableDataset  # noqa: E402
 
-from training.agreement import agree_to_stop  # noqa: E402
 from training.checkpoint import CheckpointStore, TrainingState  # noqa: E402
+from training.data.workers import prepare_worker, signals_held_back  # noqa: E402
+from training.distributed import Ranks, join_ranks  # noqa: E402
 from training.optimizer_state import OptimizerState  # noqa: E402
 from training.random_state import gather_random_states  # noqa: E402
 
@@ -42,20 +37,22 @@ class Numbers(IterableDataset[Tensor]):
             yield torch.rand(2)
 
 
-def first_calls(parent: int, worker: int) -> None:
-    start_data_worker(parent)
+def prepare(parent: int, worker: int) -> None:
+    prepare_worker(parent)
 
 
-def save(folder: Path, step: int, save_s: float) -> None:
-    random = gather_random_states()
-    if dist.get_rank() != 0:
-        return
-    time.sleep(save_s)
-    state = TrainingState(
-        step=step, epoch=0, batch=step, weights={"w": torch.full((3,), float(step))}, average={},
-        average_updates=0, optimizer=OptimizerState({}, []), random=random,
-    )  # fmt: skip
-    CheckpointStore(folder, keep=1).save(state)
+def save(ranks: Ranks, folder: Path, step: int, save_s: float) -> None:
+    random = gather_random_states(ranks.control)
+
+    def write() -> None:
+        time.sleep(save_s)
+        state = TrainingState(
+            step=step, epoch=0, batch=step, weights={"w": torch.full((3,), float(step))},
+            average={}, average_updates=0, optimizer=OptimizerState({}, []), random=random,
+        )  # fmt: skip
+        CheckpointStore(folder, keep=1).save(state)
+
+    ranks.on_first(write)
 
 
 def main() -> int:
@@ -64,20 +61,22 @@ def main() -> int:
     parser.add_argument("--save-s", type=float, default=0.0)
     arguments = parser.parse_args()
     with StopRequest() as stop:
-        dist.init_process_group("gloo")
+        ranks = join_ranks("cpu")
         loader = DataLoader(
-            Numbers(), batch_size=2, num_workers=2, worker_init_fn=partial(first_calls, os.getpid())
+            Numbers(), batch_size=2, num_workers=2, worker_init_fn=partial(prepare, os.getpid())
         )
-        for step, _ in enumerate(loader, start=1):
+        with signals_held_back():
+            batches = iter(loader)
+        for step, _ in enumerate(batches, start=1):
+            (stop_requested,) = ranks.highest([stop.requested])
+            if stop_requested:
+                save(ranks, arguments.folder, step, arguments.save_s)
+                break
             if step == 1:
-                dist.barrier()
+                # Every rank has a batch: `highest` waits for all.
                 sys.stdout.write("ready\n")
                 sys.stdout.flush()
-            if agree_to_stop(stop.requested):
-                save(arguments.folder, step, arguments.save_s)
-                dist.barrier()
-                break
-    dist.destroy_process_group()
+        ranks.leave()
     return EXIT_INTERRUPTED
 
 

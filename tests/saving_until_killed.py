@@ -32,7 +32,7 @@ def save_for_ever(folder: Path, pipe: int) -> None:
     step = last.step if last else 0
     while True:
         step += 1
-        store.save(state(step), best=step % 3 == 0)
+        store.save(state(step))
         os.write(pipe, step.to_bytes(8, "little"))
 
 
@@ -57,15 +57,13 @@ def kills(folder: Path, number: int) -> Iterator[tuple[int, int, bool]]:
         store = CheckpointStore(folder, keep=2, warn=complaints.append)
         loaded = store.load_latest()
         assert loaded is not None
-        best = store.load_best()
         values = {
             float(value)
             for named in (loaded.weights, loaded.average, loaded.optimizer.tensors)
             for tensor in named.values()
             for value in tensor.unique()
         }
-        whole = values == {float(loaded.step)} and not complaints
-        yield announced, loaded.step, whole and (best is None or best.step % 3 == 0)
+        yield announced, loaded.step, values == {float(loaded.step)} and not complaints
 
 
 if __name__ == "__main__":

@@ -52,8 +52,7 @@ def state(step: int, **changes: object) -> TrainingState:
     plain = TrainingState(
         step=step, epoch=2, batch=7, weights=tensors(step), average=tensors(step + 1),
         average_updates=step, optimizer=OptimizerState(tensors=tensors(step + 2), groups=[]),
-        random=[random_state()], best=0.1 + 0.2, rollbacks=1, config_digest="abc",
-        extra={"classes": ["a", "b"]},
+        random=[random_state()], best=0.1 + 0.2, rollbacks=1, extra={"classes": ["a", "b"]},
     )  # fmt: skip
     return replace(plain, **changes)  # type: ignore[arg-type]
 
@@ -104,7 +103,6 @@ def test_checkpoint_store__gives_back_every_value(tmp_path: Path) -> None:
     for name in ("step", "epoch", "batch", "average_updates", "best", "rollbacks", "versions"):
         assert getattr(back, name) == getattr(saved, name), name
     assert back.extra == {"classes": ["a", "b"]}
-    assert back.config_digest == "abc"
 
 
 def test_checkpoint_store__takes_tensors_of_any_strides(tmp_path: Path) -> None:
@@ -133,22 +131,15 @@ def test_checkpoint_store__keeps_the_newest(tmp_path: Path) -> None:
     assert names(tmp_path) == ["latest", "step-00000002", "step-00000003"]
 
 
-def test_checkpoint_store__never_removes_the_best(tmp_path: Path) -> None:
+def test_checkpoint_store__never_takes_a_half_removed_one_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the process were killed when it begins to remove.
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: None)
     checkpoints = store(tmp_path, keep=1)
-    checkpoints.save(state(1), best=True)
-    for step in (2, 3):
+    for step in (1, 2):
         checkpoints.save(state(step))
-    assert names(tmp_path) == ["best", "latest", "step-00000001", "step-00000003"]
-    best = checkpoints.load_best()
-    assert best is not None
-    assert best.step == 1
-
-
-def test_checkpoint_store__removes_the_best_once_there_is_a_better(tmp_path: Path) -> None:
-    checkpoints = store(tmp_path, keep=1)
-    for step in (1, 2, 3):
-        checkpoints.save(state(step), best=step < 3)
-    assert names(tmp_path) == ["best", "latest", "step-00000002", "step-00000003"]
+    assert [path.name for path in checkpoints.saved()] == ["step-00000002"]
 
 
 def test_checkpoint_store__saves_a_step_twice_without_touching_the_first(tmp_path: Path) -> None:
@@ -206,6 +197,25 @@ def test_checkpoint_store__does_without_the_pointer(tmp_path: Path) -> None:
         checkpoints.save(state(step))
     (tmp_path / "latest").write_bytes(b"\xff\xfe nonsense")
     assert loaded(checkpoints).step == 2
+
+
+def test_checkpoint_store__notices_another_number_in_the_state(tmp_path: Path) -> None:
+    lines: list[str] = []
+    folder = store(tmp_path).save(state(41))
+    text = (folder / "state.json").read_text()
+    (folder / "state.json").write_text(text.replace('"step": 41', '"step": 14'))
+    with pytest.raises(DamagedCheckpoint):
+        store(tmp_path, warn=lines.append).load_latest()
+    assert "state.json has changed" in lines[0]
+
+
+def test_checkpoint_store__says_when_the_libraries_are_others(tmp_path: Path) -> None:
+    lines: list[str] = []
+    versions = {**state(1).versions, "torch": "1.0"}
+    store(tmp_path).save(state(1, versions=versions))
+    assert loaded(store(tmp_path, warn=lines.append)).step == 1
+    assert len(lines) == 1
+    assert lines[0].startswith("saved with torch 1.0 (now ")
 
 
 def test_checkpoint_store__refuses_when_all_are_damaged(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import psutil
 import pytest
 
 from tests.conftest import PROJECT
-from training.agreement import agree, agree_to_stop
 from training.interruption import EXIT_AT_ONCE, EXIT_INTERRUPTED, STOP_SIGNALS, StopRequest
 
 
@@ -134,29 +133,6 @@ def test_die_with_parent__notices_a_parent_that_is_gone() -> None:
     assert done.stdout == b""
 
 
-WORKER = """
-import os, signal, sys
-from training.interruption import start_data_worker
-start_data_worker(os.getppid())
-for number in (signal.SIGTERM, signal.SIGINT):
-    os.kill(os.getpid(), number)
-print("still here")
-"""
-
-
-def test_start_data_worker__outlives_what_stops_its_rank() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", WORKER], cwd=PROJECT, capture_output=True, timeout=30
-    )
-    assert done.stdout == b"still here\n"
-
-
 def test_interruption__needs_no_torch() -> None:
     code = "import sys, training.interruption; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=30).returncode == 0
-
-
-@pytest.mark.parametrize("flag", [True, False])
-def test_agree__is_our_own_opinion_without_other_ranks(flag: bool) -> None:
-    assert agree([flag, True]) == (flag, True)
-    assert agree_to_stop(flag) is flag

@@ -92,6 +92,11 @@ def test_launch__ends_what_a_rank_leaves_behind(tmp_path: Path) -> None:
     assert gone([child])
 
 
+def test_launch__counts_a_stop_before_the_ranks_listen_as_one(tmp_path: Path) -> None:
+    code = "if rank == 0: os.kill(os.getppid(), signal.SIGTERM)\nsignal.pause()"
+    assert launch(2, program(code), 30, logs=tmp_path) == EXIT_INTERRUPTED
+
+
 def test_launch__puts_the_signal_handlers_back(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGTERM)
     launch(1, program(""), 30, logs=tmp_path)

@@ -5,11 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 
 from training.nonfinite import (
     NonFiniteStep,
-    all_finite,
     batch_tensors,
     find_nonfinite,
     nonfinite_error,
@@ -23,11 +22,10 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
 
 
-def after_backward(scale: float = 1.0) -> tuple[nn.Sequential, Tensor]:
+def after_backward(scale: float = 1.0) -> nn.Sequential:
     layers = network()
-    loss = layers(torch.ones(2, 3)).mean() * scale
-    loss.backward()
-    return layers, loss
+    (layers(torch.ones(2, 3)).mean() * scale).backward()
+    return layers
 
 
 def found(layers: nn.Module) -> NonFiniteStep:
@@ -37,32 +35,8 @@ def found(layers: nn.Module) -> NonFiniteStep:
     )  # fmt: skip
 
 
-def test_all_finite__of_an_ordinary_step() -> None:
-    layers, loss = after_backward()
-    assert all_finite(loss, layers.parameters())
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_all_finite__notices_the_loss(value: float) -> None:
-    layers, _ = after_backward()
-    assert not all_finite(torch.tensor(value), layers.parameters())
-
-
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-def test_all_finite__notices_one_number_in_one_gradient(value: float) -> None:
-    layers, loss = after_backward()
-    gradient = layers.get_parameter("2.weight").grad
-    assert gradient is not None
-    gradient[0, 3] = value
-    assert not all_finite(loss, layers.parameters())
-
-
-def test_all_finite__does_without_gradients() -> None:
-    assert all_finite(torch.tensor(1.0), network().parameters())
-
-
 def test_find_nonfinite__names_what_is_wrong() -> None:
-    layers, _ = after_backward()
+    layers = after_backward()
     gradient = layers.get_parameter("2.weight").grad
     assert gradient is not None
     gradient[0, 3] = math.inf
@@ -77,7 +51,7 @@ def test_find_nonfinite__names_what_is_wrong() -> None:
 
 
 def test_find_nonfinite__names_a_few_of_many() -> None:
-    layers, _ = after_backward(scale=math.nan)
+    layers = after_backward(scale=math.nan)
     assert found(layers).summary.endswith("gradients: 0.weight, 0.bias, 1.weight and 3 more")
 
 
@@ -86,7 +60,7 @@ def test_save_nonfinite__keeps_the_batch(tmp_path: Path) -> None:
         images=torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8),
         targets=Targets(boxes=torch.rand(3, 4), labels=torch.tensor([0, 2, 1]), counts=(1, 2)),
     )
-    layers, _ = after_backward(scale=math.nan)
+    layers = after_backward(scale=math.nan)
     place = save_nonfinite(tmp_path / "problems", found(layers), batch_tensors(batch))
     assert place == tmp_path / "problems" / "step-00000012-rank0"
     kept = load_file(place / "batch.safetensors")
@@ -100,7 +74,7 @@ def test_save_nonfinite__keeps_the_batch(tmp_path: Path) -> None:
 
 
 def test_save_nonfinite__replaces_what_an_earlier_attempt_left(tmp_path: Path) -> None:
-    layers, _ = after_backward(scale=math.nan)
+    layers = after_backward(scale=math.nan)
     for value in (1.0, 2.0):
         place = save_nonfinite(tmp_path, found(layers), {"images": torch.tensor([value])})
     assert load_file(place / "batch.safetensors")["images"].item() == 2.0
@@ -109,7 +83,7 @@ def test_save_nonfinite__replaces_what_an_earlier_attempt_left(tmp_path: Path) -
 
 @pytest.mark.parametrize("saved", [Path("problems/step-00000012-rank0"), None])
 def test_nonfinite_error__says_what_to_do_in_one_line(saved: Path | None) -> None:
-    layers, _ = after_backward()
+    layers = after_backward()
     text = str(nonfinite_error(found(layers), saved))
     assert "loss_box is nan" in text
     assert (str(saved) if saved else "could not be saved") in text

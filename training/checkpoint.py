@@ -1,7 +1,7 @@
 """Checkpoints that are there as a whole or not at all, also after `kill -9` or on a full disk.
 
 checkpoints/step-00001234/  weights, average, optimizer, random (.safetensors), state.json
-checkpoints/latest, best    the name of a checkpoint, in a small text file
+checkpoints/latest          the name of the latest, in a small text file
 
 A checkpoint is written under a temporary name, reaches the disk, gets its name, and is named in
 `latest`; only then do older ones go. Only rank 0 saves; every rank may load. Nothing is pickled.
@@ -68,7 +68,6 @@ class TrainingState:
     random: Sequence[RandomState]
     best: float | None = None
     rollbacks: int = 0
-    config_digest: str = ""
     versions: Mapping[str, str] = field(default_factory=library_versions)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -90,10 +89,10 @@ def _say(line: str) -> None:
 
 
 class CheckpointStore:
-    """The checkpoints of one run, in `folder`; the newest `keep` and the best are kept.
+    """The checkpoints of one run, in `folder`; the newest `keep` are kept.
 
-    `warn` is given a line about every checkpoint that turns out damaged. `write` puts the bytes
-    of a file on the disk; a test may put another in its place.
+    `warn` is given a line about every checkpoint that turns out damaged, and about other versions
+    of libraries. `write` puts the bytes of a file on the disk; a test may put another in its place.
     """
 
     def __init__(
@@ -111,13 +110,13 @@ class CheckpointStore:
         self._warn = warn
         self._write = write
 
-    def save(self, state: TrainingState, *, best: bool = False) -> Path:
-        """Save `state` as the latest checkpoint, with `best` also as the best; returns its folder.
+    def save(self, state: TrainingState) -> Path:
+        """Save `state` as the latest checkpoint; returns its folder.
 
         Raises CheckpointFailed when the disk is full or fails; then the folder is as it was.
         """
         try:
-            return self._save(state, best=best)
+            return self._save(state)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -128,23 +127,21 @@ class CheckpointStore:
         there are checkpoints and none can be used.
         """
         folders = self.saved()
-        latest = self._named("latest")
+        latest = self._latest()
         # The pointer first: after it, a newer folder is one that was never announced.
         folders.sort(key=lambda folder: (folder == latest, _order(folder)), reverse=True)
         for folder in folders:
             try:
-                return read_checkpoint(folder)
+                state = read_checkpoint(folder)
             except (DamagedCheckpoint, OSError) as error:
                 self._warn(f"the checkpoint {folder.name} is damaged and left out: {error}")
+            else:
+                self._compare_versions(state)
+                return state
         if folders:
             raise DamagedCheckpoint(f"none of the {len(folders)} checkpoints in {self.folder} is "
                                     "whole: start again in another folder")  # fmt: skip
         return None
-
-    def load_best(self) -> TrainingState | None:
-        """The best checkpoint; None where none was named so. Raises DamagedCheckpoint."""
-        best = self._named("best")
-        return None if best is None else read_checkpoint(best)
 
     def saved(self) -> list[Path]:
         """The folders of all checkpoints, oldest first."""
@@ -153,7 +150,7 @@ class CheckpointStore:
         folders = (path for path in self.folder.iterdir() if _NAME.fullmatch(path.name))
         return sorted(folders, key=_order)
 
-    def _save(self, state: TrainingState, *, best: bool) -> Path:
+    def _save(self, state: TrainingState) -> Path:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._remove_parts()
         files = _files(state)
@@ -165,9 +162,7 @@ class CheckpointStore:
             for name, content in files.items():
                 self._write(part / name, content)
             move_into_place(part, folder)
-            if best:
-                self._point("best", folder)
-            self._point("latest", folder)
+            self._point_to(folder)
         except OSError:
             self._remove_parts()
             raise
@@ -187,27 +182,36 @@ class CheckpointStore:
             reason = f"{num_bytes / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free"
             raise OSError(errno.ENOSPC, reason, str(self.folder))
 
-    def _point(self, pointer: str, folder: Path) -> None:
-        path = self.folder / pointer
+    def _point_to(self, folder: Path) -> None:
+        path = self.folder / "latest"
         self._write(part_of(path), f"{folder.name}\n".encode())
         move_into_place(part_of(path), path)
 
-    def _named(self, pointer: str) -> Path | None:
-        """The checkpoint that `latest` or `best` names; None where it names none that exists."""
+    def _latest(self) -> Path | None:
+        """The checkpoint that `latest` names; None where it names none that exists."""
         try:
-            name = (self.folder / pointer).read_text(encoding="ascii").strip()
+            name = (self.folder / "latest").read_text(encoding="ascii").strip()
         except (OSError, UnicodeDecodeError):
             return None
         folder = self.folder / name
         return folder if _NAME.fullmatch(name) and folder.is_dir() else None
 
+    def _compare_versions(self, state: TrainingState) -> None:
+        ours = library_versions()
+        if other := [
+            f"{name} {theirs} (now {ours.get(name, 'none')})"
+            for name, theirs in state.versions.items()
+            if ours.get(name) != theirs
+        ]:
+            self._warn(f"saved with {', '.join(other)}: the run goes on, but not to the bit")
+
     def _remove_old(self, newest: Path) -> None:
-        """Keep `newest`, those just before it, and the best.
+        """Keep `newest` and those just before it.
 
         What has a later step is left of a run that was resumed from before it.
         """
         before = [folder for folder in self.saved() if _order(folder) < _order(newest)]
-        kept = {newest, self._named("best"), *before[len(before) - (self._keep - 1) :]}
+        kept = {newest, *before[len(before) - (self._keep - 1) :]}
         for folder in self.saved():
             if folder not in kept:
                 # Under a temporary name, so that half of a removed one is never taken for whole.
@@ -223,7 +227,7 @@ class CheckpointStore:
                 part.unlink(missing_ok=True)
 
     def _failure(self, error: OSError) -> CheckpointFailed:
-        latest = self._named("latest")
+        latest = self._latest()
         kept = f"{latest.name} is kept" if latest else "there is none yet"
         remedy = _REMEDIES.get(error.errno or 0, "mend the disk")
         reason = error.strerror or str(error)
@@ -250,8 +254,7 @@ def _order(folder: Path) -> tuple[int, int]:
 
 
 _VALUES = (
-    "step", "epoch", "batch", "average_updates", "best", "rollbacks", "config_digest", "versions",
-    "extra",
+    "step", "epoch", "batch", "average_updates", "best", "rollbacks", "versions", "extra",
 )  # fmt: skip
 
 

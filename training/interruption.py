@@ -109,14 +109,3 @@ def die_with_parent(parent: int | None = None) -> None:
     # It may have ended before the system knew whom to tell.
     if os.getppid() != parent:
         os.kill(os.getpid(), signal.SIGKILL)
-
-
-def start_data_worker(parent: int) -> None:
-    """What a data worker of the process `parent` does first.
-
-    Stop signals reach whole process groups: a worker that ended by one would take the loader, and
-    with it the checkpoint that its rank is about to save.
-    """
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    die_with_parent(parent)

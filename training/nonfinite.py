@@ -6,7 +6,7 @@ problems/step-00001234-rank0/  batch.safetensors, problem.json
 import json
 import math
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import SupportsFloat
@@ -48,23 +48,10 @@ class NonFiniteStep:
         return f"not finite in step {self.step} (epoch {self.epoch + 1}): {what}"
 
 
-def all_finite(loss: Tensor, parameters: Iterable[Tensor]) -> Tensor:
-    """Whether the loss and every gradient are finite: a bool [] on their device.
-
-    By the norm of the gradients: one pass, and one number to fetch. A norm that overflows counts
-    as Inf. To be called after `backward`, before the optimizer's step.
-    """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    finite = loss.detach().isfinite().all()
-    if gradients:
-        finite = finite & nn.utils.get_total_norm(gradients).isfinite().to(finite.device)
-    return finite
-
-
 def find_nonfinite(
     network: nn.Module, losses: Mapping[str, SupportsFloat], *, step: int, epoch: int, rank: int = 0
 ) -> NonFiniteStep:
-    """Look at everything, once `all_finite` has said that something is wrong."""
+    """Look at everything, after `backward` and once it is known that something is wrong."""
     return NonFiniteStep(
         step=step,
         epoch=epoch,
