@@ -12,8 +12,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_masks
 
+from training.data import run_lengths
 from training.data.annotations import Outline
 from training.data.geometry import Affine, Window, moved_points
 from training.data.images import Pixels
@@ -95,9 +95,10 @@ def _place_polygons(polygons: list[_Polygon], region: Window) -> Placed | None:
         return None
     crop = _pixels_of(box, region)
     shift = (crop.left, crop.top)
-    flat = [(polygon.points - shift).ravel() for polygon in polygons]
-    runs = coco_masks.frPyObjects(flat, crop.height, crop.width)  # type: ignore[arg-type]
-    bitmap = _bitmap(coco_masks.decode(coco_masks.merge(runs) if len(runs) > 1 else runs[0]), crop)
+    runs = run_lengths.of_polygons(
+        [polygon.points - shift for polygon in polygons], crop.height, crop.width
+    )
+    bitmap = _bitmap(run_lengths.decoded(runs, crop.height, crop.width), crop)
     if bitmap is None:
         return None
     # Cutting joins parts along the edges: a box goes no further than a pixel beyond its bitmap.
@@ -140,12 +141,13 @@ def _place_bitmap(
 
 
 def _bitmap(pixels: Pixels, crop: Window) -> Bitmap | None:
-    moments = cv2.moments(np.ascontiguousarray(pixels), binaryImage=True)
+    pixels = np.ascontiguousarray(pixels)
+    moments = cv2.moments(pixels, binaryImage=True)
     area = moments["m00"]
     if area == 0:
         return None
     centre = (moments["m10"] / area + crop.left, moments["m01"] / area + crop.top)
-    return Bitmap(np.ascontiguousarray(pixels), crop.left, crop.top, centre)
+    return Bitmap(pixels, crop.left, crop.top, centre)
 
 
 def _pixels_of(box: tuple[float, float, float, float], region: Window) -> Window:
