@@ -226,6 +226,16 @@ def test_average_precision__of_rotated_boxes_without_detections_is_zero():
     assert set(rotated_metrics([(0, BOX, False)], []).values()) == {0.0}
 
 
+def test_average_precision__of_many_masks_of_one_class():
+    truth, found = random_set(num_images=100)
+    assert np.bincount(truth.labels).min() > 200
+    alike = replace(found, labels=np.zeros_like(found.labels))
+    assert len(alike) > 500
+
+    metrics = average_precision("instance", truth, alike, CLASSES)
+    assert 0 < metrics.per_class["one"]["mask_ap"] < 1
+
+
 @pytest.mark.parametrize("task", ["detect", "instance", "rotated"])
 def test_average_precision__refuses_a_set_with_nothing_to_be_found(task):
     truth, _ = random_set()

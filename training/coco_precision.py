@@ -105,7 +105,8 @@ def _masks(instances: Truth | Found, rows: _Rows, sizes: Ints) -> list[dict[str,
         {"size": sizes[instances.images[row]].tolist(), "counts": instances.masks[row]}
         for row in rows
     ]
-    areas = np.asarray(coco_mask.area(masks)).tolist() if masks else []
+    # One by one: pycocotools with numpy 2 fails at more than 255 together.
+    areas = [int(coco_mask.area(mask)) for mask in masks]
     return [{"segmentation": mask, "area": area} for mask, area in zip(masks, areas, strict=True)]
 
 
