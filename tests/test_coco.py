@@ -342,6 +342,22 @@ def test_faults__json_is_cut_off(folder: Path) -> None:
         index_of(folder)
 
 
+def test_faults__a_number_is_too_long(folder: Path) -> None:
+    file = write_coco(folder, coco_content())
+    file.write_text(file.read_text("utf-8").replace("101", "1" * 5000), "utf-8")
+
+    with pytest.raises(BrokenData, match=r"instances_train\.json: no JSON: "):
+        index_of(folder)
+
+
+def test_faults__a_coordinate_is_beyond_all_numbers(folder: Path) -> None:
+    polygons = [[1, 2, 3, 4, 5, 10**400]]
+
+    message = spoilt(folder, set_value("annotations", 1, "segmentation", polygons))
+
+    assert "annotation 102: polygon 1 has a coordinate beyond any image" in message
+
+
 @pytest.mark.parametrize("key", ["id", "file_name", "width"])
 def test_faults__an_image_lacks_a_value(folder: Path, key: str) -> None:
     message = spoilt(folder, lambda content: content["images"][1].pop(key))

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -241,6 +243,25 @@ def build_counted(folder: Path, place: Path, **settings: Any) -> tuple[Detection
         **settings,
     )
     return index, len(told)
+
+
+def test_broken_data__crosses_processes(folder: Path) -> None:
+    write_coco(folder, with_box([1, 1, -1, 5]))
+    with pytest.raises(BrokenData) as caught:
+        index_of(folder)
+
+    again = pickle.loads(pickle.dumps(caught.value))
+
+    assert str(again) == str(caught.value)
+
+
+def test_reading_data__needs_no_torch() -> None:
+    program = (
+        "import sys, training.data.index, training.data.tiling, training.data.image_folders; "
+        "sys.exit('torch' in sys.modules)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_build_index__tells_how_far_it_is(folder: Path, tmp_path: Path) -> None:

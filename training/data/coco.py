@@ -3,34 +3,29 @@
 The file is parsed whole, once, in one process; what is kept of it is the index.
 """
 
+import gc
 import json
-import math
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
-import numpy as np
-
-from training.data.annotations import Floats
 from training.data.checks import Findings, broken
+from training.data.coco_values import (
+    BadValue,
+    area_of,
+    box_of,
+    excerpt,
+    is_side,
+    is_whole,
+    segmentation_of,
+    summary,
+)
 from training.data.image_headers import UnreadableImage, read_image_sizes
 from training.data.layouts import DataSource
-from training.data.records import (
-    Category,
-    ImageRecord,
-    InstanceRecord,
-    RecordStream,
-    single_precision,
-)
-from training.data.run_lengths import compressed
+from training.data.records import Category, ImageRecord, InstanceRecord, RecordStream
 
 #: One entry of the JSON's lists.
 _Entry = dict[str, Any]
-
-
-class _BadEntry(ValueError):
-    """An entry of the file that cannot be used."""
 
 
 def read_coco(source: DataSource, findings: Findings, *, with_outlines: bool) -> RecordStream:
@@ -60,8 +55,8 @@ class _CocoReader:
         names: dict[int, str] = {}
         for entry in self.content["categories"]:
             number, name = entry.get("id"), entry.get("name")
-            if not _is_whole(number) or not isinstance(name, str) or not name.strip():
-                what = f"category {_excerpt(number)}: needs a whole 'id' and a 'name'"
+            if not is_whole(number) or not isinstance(name, str) or not name.strip():
+                what = f"category {excerpt(number)}: needs a whole 'id' and a 'name'"
                 raise broken(self._file, what)
             if number in names:
                 raise broken(self._file, f"category {number}: the id stands twice")
@@ -84,12 +79,14 @@ class _CocoReader:
         if not repeated:
             return repeated
         used = (entry.get("category_id") for entry in self.content["annotations"])
-        return repeated - {number for number in used if _is_whole(number)}
+        return repeated - {number for number in used if is_whole(number)}
 
     def images(self) -> Iterator[ImageRecord]:
         """The images in the file's order, each with its annotations."""
         identified = list(self._identified("images", "image"))
         by_image = self._annotations_by_image(identified)
+        # From here on each annotation is held by its image alone, and goes when it was read.
+        self.content["annotations"] = []
         folder = self._image_folder()
         entries = [entry for entry in identified if self._is_sound(entry)]
         sizes = read_image_sizes(folder / entry["file_name"] for entry in entries)
@@ -113,7 +110,7 @@ class _CocoReader:
         seen: set[int] = set()
         for position, entry in enumerate(self.content[name]):
             number = entry.get("id")
-            if not _is_whole(number):
+            if not is_whole(number):
                 record = f"{kind} at position {position} of the list"
                 self._findings.problem(self._file, record, "needs a whole number as its 'id'")
             elif number in seen:
@@ -126,11 +123,11 @@ class _CocoReader:
         by_image: dict[int, list[_Entry]] = {entry["id"]: [] for entry in images}
         for entry in self._identified("annotations", "annotation"):
             image = entry.get("image_id")
-            if _is_whole(image) and image in by_image:
+            if is_whole(image) and image in by_image:
                 by_image[image].append(entry)
             else:
                 record = f"annotation {entry['id']}"
-                what = f"is for image {_excerpt(image)}, which is none"
+                what = f"is for image {excerpt(image)}, which is none"
                 self._findings.problem(self._file, record, what)
         return by_image
 
@@ -138,7 +135,7 @@ class _CocoReader:
         what = ""
         if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
             what = "needs a 'file_name'"
-        elif not all(_is_side(entry.get(side)) for side in ("height", "width")):
+        elif not all(is_side(entry.get(side)) for side in ("height", "width")):
             what = "needs 'height' and 'width' in whole pixels"
         if what:
             self._findings.problem(self._file, f"image {entry['id']}", what)
@@ -161,36 +158,36 @@ class _CocoReader:
         for entry in entries:
             try:
                 yield self._instance(entry, height, width)
-            except _BadEntry as error:
+            except BadValue as error:
                 self._findings.problem(self._file, f"annotation {entry['id']}", str(error))
 
     def _instance(self, entry: _Entry, height: int, width: int) -> InstanceRecord:
         category = entry.get("category_id")
-        if not _is_whole(category) or category not in self._names:
-            known = f"the categories are {_summary(sorted(self._names))}"
-            raise _BadEntry(f"is of category {_excerpt(category)}, which is none; {known}")
+        if not is_whole(category) or category not in self._names:
+            known = f"the categories are {summary(sorted(self._names))}"
+            raise BadValue(f"is of category {excerpt(category)}, which is none; {known}")
         polygons, run_lengths = (), None
         if self._with_outlines:
-            polygons, run_lengths = _segmentation(entry.get("segmentation"), height, width)
+            polygons, run_lengths = segmentation_of(entry.get("segmentation"), height, width)
         return InstanceRecord(
             record=f"annotation {entry['id']}",
             id=entry["id"],
             category=self._names[category],
-            box_xyxy=_box(entry.get("bbox")),
+            box_xyxy=box_of(entry.get("bbox")),
             polygons=polygons,
             run_lengths=run_lengths,
             is_crowd=bool(entry.get("iscrowd")),
-            area=_area(entry.get("area")),
+            area=area_of(entry.get("area")),
         )
 
 
 def _load(file: Path) -> dict[str, list[_Entry]]:
     try:
-        content = json.loads(file.read_bytes())
+        content = _parse(file.read_bytes())
     except json.JSONDecodeError as error:
         what = f"line {error.lineno}, column {error.colno}: no JSON ({error.msg}); is it cut off?"
         raise broken(file, what) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise broken(file, f"no JSON: {error}") from error
     except OSError as error:
         raise broken(file, f"cannot be read: {error.strerror}") from error
@@ -205,65 +202,13 @@ def _load(file: Path) -> dict[str, list[_Entry]]:
     return content
 
 
-def _box(value: object) -> tuple[float, float, float, float]:
-    """COCO's (x, y, w, h) as xyxy."""
-    if not isinstance(value, list) or len(value) != 4 or not all(_is_number(v) for v in value):
-        raise _BadEntry(f"'bbox' must be four numbers, not {_excerpt(value)}")
-    x, y, width, height = (float(v) for v in value)
-    return x, y, x + width, y + height
-
-
-def _area(value: object) -> float | None:
-    if value is None:
-        return None
-    if not _is_number(value):
-        raise _BadEntry(f"'area' must be a number, not {_excerpt(value)}")
-    return float(value)
-
-
-def _segmentation(
-    value: object, height: int, width: int
-) -> tuple[tuple[Floats, ...], bytes | None]:
-    """Polygons, or run lengths in their compressed form; neither where there is none."""
-    if value is None or value == []:
-        return (), None
-    if isinstance(value, dict):
-        if value.get("size") != [height, width]:
-            size = f"{_excerpt(value.get('size'))}, the image is [{height}, {width}]"
-            raise _BadEntry(f"its run lengths have the size {size}")
-        try:
-            return (), compressed(value.get("counts"), height, width)
-        except ValueError as error:
-            raise _BadEntry(f"has {error}") from error
-    if not isinstance(value, list) or not all(isinstance(polygon, list) for polygon in value):
-        raise _BadEntry("'segmentation' must be a list of polygons or run lengths")
-    return tuple(_polygon(number, polygon) for number, polygon in zip(count(1), value)), None
-
-
-def _polygon(number: int, values: list[object]) -> Floats:
-    if not all(_is_number(value) for value in values):
-        raise _BadEntry(f"polygon {number} must be a flat list of numbers")
-    return single_precision(np.array(values, np.float64))
-
-
-def _is_whole(value: object) -> TypeGuard[int]:
-    return type(value) is int and abs(value) < 2**63
-
-
-def _is_number(value: object) -> TypeGuard[float]:
-    return type(value) is float or _is_whole(value)
-
-
-def _is_side(value: object) -> bool:
-    return _is_number(value) and math.isfinite(value) and value >= 1 and value == int(value)
-
-
-def _summary(numbers: list[int]) -> str:
-    if len(numbers) <= 10:
-        return ", ".join(map(str, numbers))
-    return f"{len(numbers)}, from {numbers[0]} to {numbers[-1]}"
-
-
-def _excerpt(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _parse(data: bytes) -> Any:
+    # The collector would look through the millions of new objects again and again, which nearly
+    # doubles the time.
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return json.loads(data)
+    finally:
+        if was_enabled:
+            gc.enable()
