@@ -3,8 +3,6 @@
 python -m tests.rank_program FOLDER [--save-s 10]      prints "ready" once every rank is at work
 """
 
-import os
-
 from training.interruption import EXIT_INTERRUPTED, StopRequest, die_with_parent
 
 # Before torch, which takes seconds to import.
@@ -14,31 +12,43 @@ import argparse  # noqa: E402
 import sys  # noqa: E402
 import time  # noqa: E402
 from collections.abc import Iterator  # noqa: E402
-from functools import partial  # noqa: E402
+from contextlib import ExitStack  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
-from torch.utils.data import DataLoader, IterableDataset  # noqa: E402
 
 from training.checkpoint import CheckpointStore, TrainingState  # noqa: E402
-from training.data.workers import prepare_worker, signals_held_back  # noqa: E402
+from training.data.epochs import EpochLoader  # noqa: E402
 from training.distributed import Ranks, join_ranks  # noqa: E402
 from training.optimizer_state import OptimizerState  # noqa: E402
 from training.random_state import gather_random_states  # noqa: E402
 
 
-class Numbers(IterableDataset[Tensor]):
-    """Never ends, and is not fast."""
+@dataclass(frozen=True)
+class Numbers:
+    """A batch."""
 
-    def __iter__(self) -> Iterator[Tensor]:
-        while True:
-            time.sleep(0.01)
-            yield torch.rand(2)
+    values: Tensor
+
+    def pin_memory(self) -> "Numbers":
+        return Numbers(self.values.pin_memory())
 
 
-def prepare(parent: int, worker: int) -> None:
-    prepare_worker(parent)
+class Plans:
+    """An epoch that outlasts every test."""
+
+    batches_per_epoch = 1_000_000
+
+    def batches(self, epoch: int, first_batch: int = 0) -> Iterator[list[int]]:
+        for batch in range(first_batch, self.batches_per_epoch):
+            yield [batch]
+
+
+def render(plans: list[int]) -> Numbers:
+    time.sleep(0.01)
+    return Numbers(torch.tensor(plans))
 
 
 def save(ranks: Ranks, folder: Path, step: int, save_s: float) -> None:
@@ -60,14 +70,12 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--save-s", type=float, default=0.0)
     arguments = parser.parse_args()
-    with StopRequest() as stop:
+    with StopRequest() as stop, ExitStack() as stack:
         ranks = join_ranks("cpu")
-        loader = DataLoader(
-            Numbers(), batch_size=2, num_workers=2, worker_init_fn=partial(prepare, os.getpid())
-        )
-        with signals_held_back():
-            batches = iter(loader)
-        for step, _ in enumerate(batches, start=1):
+        stack.callback(ranks.leave)
+        loader = EpochLoader(Plans(), render, num_workers=2)
+        stack.callback(loader.close)
+        for step, _ in enumerate(loader.epoch(0), start=1):
             (stop_requested,) = ranks.highest([stop.requested])
             if stop_requested:
                 save(ranks, arguments.folder, step, arguments.save_s)
@@ -76,7 +84,6 @@ def main() -> int:
                 # Every rank has a batch: `highest` waits for all.
                 sys.stdout.write("ready\n")
                 sys.stdout.flush()
-        ranks.leave()
     return EXIT_INTERRUPTED
 
 
