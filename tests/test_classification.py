@@ -138,6 +138,19 @@ def test_training_sample__is_flipped(flip: FlipConfig, axes: tuple[int, ...]) ->
     assert not np.array_equal(flipped, plain)
 
 
+def test_training_sample__flips_share_one_draw() -> None:
+    rows, columns = np.meshgrid(np.arange(64), np.arange(64), indexing="ij")
+    image = np.stack((rows, columns, columns), axis=2).astype(np.uint8)
+    flip = FlipConfig(horizontal=0.25, vertical=0.25, diagonal=0.25)
+    stage = StageConfig(name="crops", colour=False, flip=flip)
+    rng = np.random.default_rng(0)
+    found = {(upside_down, mirrored): 0 for upside_down in (0, 1) for mirrored in (0, 1)}
+    for _ in range(400):
+        top_left, bottom_right = training_sample(image, (8, 8), stage, rng)[[0, -1], [0, -1], :2]
+        found[int(top_left[0] > bottom_right[0]), int(top_left[1] > bottom_right[1])] += 1
+    assert all(70 < count < 130 for count in found.values())
+
+
 def test_training_sample__colours_change_only_when_asked() -> None:
     image = np.full((50, 60, 3), (60, 120, 180), np.uint8)
     stage = StageConfig(name="crops", flip=FlipConfig(horizontal=0.0))

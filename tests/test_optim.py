@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import VARIANTS
+from model.classifier import build_classifier
+from model.config import BACKBONES, VARIANTS
 from model.rtmdet import build_rtmdet
 from model.weights import name_table
 from tests.golden import KINDS, golden_config
@@ -41,6 +42,12 @@ def test_optimizer__holds_every_parameter_once(kind: str) -> None:
     optimizer = build_optimizer(network, OptimizerConfig(), lr=0.1)
     held = [id(value) for group in optimizer.param_groups for value in group["params"]]
     assert sorted(held) == sorted(id(value) for value in network.parameters())
+
+
+def test_parameter_groups__linear_layer_of_a_classifier_decays() -> None:
+    decayed, not_decayed = parameter_groups(build_classifier(BACKBONES["nano"], 3))
+    assert "fc.weight" in decayed
+    assert "fc.bias" in not_decayed
 
 
 def test_optimizer__decays_weights_and_leaves_norms_and_biases() -> None:

@@ -1,5 +1,6 @@
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,13 @@ def test_proportioned__small_run_forgets_sooner() -> None:
 
 def test_proportioned__run_of_a_few_steps_keeps_the_latest() -> None:
     config = proportioned(EMAConfig(horizon_share=0.04), total_steps=3)
-    assert weight_of_new(2, config) == pytest.approx(1)
+    assert weight_of_new(2, config) == 1
+    assert weight_of_new(2, replace(config, momentum=0.0)) < 0.1
+
+
+def test_proportioned__published_average_without_a_horizon_is_given_one() -> None:
+    config = proportioned(EMAConfig(momentum=0.0, horizon_share=0.04), total_steps=5000)
+    assert (config.momentum, config.gamma) == (1 / 200, 1)
 
 
 def test_proportioned__without_a_share_is_as_configured() -> None:

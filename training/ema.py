@@ -30,7 +30,7 @@ def proportioned(config: EMAConfig, *, total_steps: int) -> EMAConfig:
     if config.horizon_share is None:
         return config
     horizon = max(config.horizon_share * total_steps, 1.0)
-    gamma = config.gamma * config.momentum * horizon
+    gamma = max(config.gamma * config.momentum * horizon, 1.0)
     return replace(config, momentum=1 / horizon, gamma=gamma)
 
 
