@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.toy_training import StopAfter, ToyBatch, ToyWorkload, toy_config, toy_trainer
+from tests.toy_training import StopAfter, ToyBatch, ToyWorkload, resume, toy_config, toy_trainer
 from training.checkpoint import CheckpointStore, DamagedCheckpoint, TrainingState
 from training.config import TrainConfig
 from training.nonfinite import NonFiniteLoss
@@ -20,7 +20,7 @@ def finished(folder: Path, config: TrainConfig, stops: list[int]) -> TrainingSta
         torch.manual_seed(number)
         trainer = toy_trainer(folder, ToyWorkload(), config, stop=StopAfter(steps))
         if number:
-            trainer.resume()
+            resume(trainer)
         assert trainer.run() is (number == len(stops))
     state = CheckpointStore(folder / "checkpoints", 2).load_latest()
     assert state is not None
@@ -100,7 +100,7 @@ def test_trainer__stopped_before_an_evaluation_makes_it_when_resumed(tmp_path: P
     assert not trainer.run()
     workload = ToyWorkload(scores=(0.5,))
     trainer = toy_trainer(tmp_path, workload, config)
-    trainer.resume()
+    resume(trainer)
     assert trainer.run()
     assert workload.evaluations == 1
     assert workload.served == []
@@ -186,7 +186,7 @@ def test_trainer__too_many_unreadable_images_end_it(tmp_path: Path) -> None:
 
 def test_trainer__nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(DamagedCheckpoint, match="nothing was saved yet"):
-        toy_trainer(tmp_path, ToyWorkload(), toy_config()).resume()
+        resume(toy_trainer(tmp_path, ToyWorkload(), toy_config()))
 
 
 def test_trainer__learning_rate_follows_the_schedule(tmp_path: Path) -> None:

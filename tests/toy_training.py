@@ -180,3 +180,8 @@ def toy_trainer(
     # In a run the session closes it.
     weakref.finalize(trainer, log.close)
     return trainer
+
+
+def resume(trainer: Trainer) -> None:
+    """As the session does it."""
+    trainer._learner.standing = trainer._saver.restore(trainer._learner)

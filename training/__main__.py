@@ -30,6 +30,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+@app.callback()
+def _commands() -> None:
+    """Keeps `train` a command with a name while it is the only one."""
+
+
 _EXAMPLE = """Example: rtmdet train --recipe rtmdet-tiny-finetune --data shop --out runs/shop
 --set model.init=checkpoints/rtmdet-tiny-coco.safetensors --set data.batch_size=16.
 Stopped (Ctrl-C, SIGTERM) it saves everything and exits with 75:

@@ -10,19 +10,6 @@ from training.position import Position
 from training.step import Stepper
 
 
-@dataclass(frozen=True, eq=False)
-class Learner:
-    """The network, what moves it, and the average of its weights.
-
-    `network` is the plain one; the stepper runs it wrapped.
-    """
-
-    network: nn.Module
-    optimizer: Optimizer
-    average: WeightAverage
-    stepper: Stepper
-
-
 @dataclass
 class Standing:
     """What the loop has to remember from step to step.
@@ -36,3 +23,17 @@ class Standing:
     best: float | None = None
     num_rollbacks: int = 0
     num_unreadable: int = 0
+
+
+@dataclass(eq=False)
+class Learner:
+    """The network, what moves it, the average of its weights, and how far they are.
+
+    `network` is the plain one; the stepper runs it wrapped.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    average: WeightAverage
+    stepper: Stepper
+    standing: Standing = field(default_factory=Standing)

@@ -197,7 +197,8 @@ class RunFolder:
         """Leave nothing of a run that never began; what is not a run's stays."""
         for path in (self.paths.config, self.paths.status, self.paths.lock):
             path.unlink(missing_ok=True)
-        shutil.rmtree(self.paths.index, ignore_errors=True)
+        for folder in (self.paths.index, self.paths.samples):
+            shutil.rmtree(folder, ignore_errors=True)
         with suppress(OSError):  # not empty
             self.paths.folder.rmdir()
         self.close()

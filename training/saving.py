@@ -50,15 +50,15 @@ class Saver:
         steps = self._pace.step(position) - self._last_step
         return steps >= self._every_steps or (steps > 0 and waited >= self._every_s)
 
-    def save(self, learner: Learner, standing: Standing) -> None:
+    def save(self, learner: Learner) -> None:
         """Write a checkpoint. Every rank calls it; raises CheckpointFailed on all of them."""
         random = gather_random_states(self._ranks.control)
-        self._ranks.on_first(lambda: self._write(learner, standing, random))
-        self._last_step = self._pace.step(standing.position)
+        self._ranks.on_first(lambda: self._write(learner, random))
+        self._last_step = self._pace.step(learner.standing.position)
         self._last_save_s = self._clock()
 
-    def _write(self, learner: Learner, standing: Standing, random: Sequence[RandomState]) -> None:
-        pace = self._pace
+    def _write(self, learner: Learner, random: Sequence[RandomState]) -> None:
+        pace, standing = self._pace, learner.standing
         state = TrainingState(
             step=pace.step(standing.position),
             epoch=standing.position.epoch,
@@ -79,7 +79,7 @@ class Saver:
         self._store.save(state)
 
     def restore(self, learner: Learner) -> Standing:
-        """Put the latest checkpoint into `learner`; returns where the run stood.
+        """Put the latest checkpoint into `learner`; returns where the run stood then.
 
         Raises DamagedCheckpoint where there is none, and ForeignOptimizerState.
         """

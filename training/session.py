@@ -1,6 +1,7 @@
 """One run of training from its command to its end: the wiring of all parts, on every rank."""
 
 import os
+import sys
 from contextlib import ExitStack
 
 import cv2
@@ -50,8 +51,14 @@ def train(order: Order) -> int:
         stack.callback(ranks.leave)
         _set_up_torch(order.config, ranks)
         run = _open_run(order, ranks, stack)
-        data = open_data(order.config, RunPaths(order.out).index)
-        return _Session(order, ranks, run, data, stack).train(stop)
+        try:
+            data = open_data(order.config, RunPaths(order.out).index)
+            session = _Session(order, ranks, run, data, stack)
+        except BaseException:
+            if run is not None and not order.resume:
+                run.discard()
+            raise
+        return session.train(stop)
 
 
 def _set_up_torch(config: TrainConfig, ranks: Ranks) -> None:
@@ -99,7 +106,10 @@ def _index(order: Order, run: RunFolder) -> None:
 
 
 class _Session:
-    """What is open while a run lasts."""
+    """What is open while a run lasts.
+
+    Whatever may be wrong with what the run was told shows while this is made.
+    """
 
     def __init__(
         self, order: Order, ranks: Ranks, run: RunFolder | None, data: RunData, stack: ExitStack
@@ -111,45 +121,45 @@ class _Session:
         self._data = data
         self._stack = stack
         self._paths = RunPaths(order.out)
+        self._workload = self._build_workload()
+        stack.callback(self._workload.close)
+        self._pace = pace_of(self._config, self._workload)
+        self._store = CheckpointStore(
+            self._paths.checkpoints, self._config.runtime.keep_checkpoints, warn=_say
+        )
+        # A run that was killed before its first checkpoint begins anew.
+        self._goes_on = order.resume and ranks.on_first(lambda: bool(self._store.saved()))
+        self._said = self._head()
+        self._learner = _learner(self._config, self._workload, self._pace, ranks)
+        if run is not None and not self._goes_on:
+            self._draw_samples()
 
     def train(self, stop: StopRequest) -> int:
         """Train to the end or until asked to stop; returns the exit code."""
-        config, ranks = self._config, self._ranks
-        workload = self._workload()
-        self._stack.callback(workload.close)
-        pace = pace_of(config, workload)
+        config, ranks, pace = self._config, self._ranks, self._pace
         display = display_for(rank=ranks.rank, total_steps=pace.total_steps)
         self._stack.callback(display.close)
-        store = CheckpointStore(
-            self._paths.checkpoints, config.runtime.keep_checkpoints, warn=display.message
-        )
         saver = Saver(
-            store,
+            self._store,
             ranks,
             pace,
-            workload,
+            self._workload,
             config.runtime,
             folder=self._paths.folder,
         )
-        # A run that was killed before its first checkpoint begins anew.
-        goes_on = self._order.resume and ranks.on_first(lambda: bool(store.saved()))
-        said = self._head(workload, fresh=not goes_on)
-        learner = _learner(config, workload, pace, ranks)
-        journal = self._journal(display, pace, resumed_from=None)
+        if self._goes_on:
+            self._learner.standing = saver.restore(self._learner)
+        journal = self._journal(display)
+        journal.began(self._said, self._learner.standing, resumed=self._goes_on)
         trainer = Trainer(
             config,
-            workload,
-            learner,
+            self._workload,
+            self._learner,
             ranks,
             saver,
             journal=journal,
             stop_requested=lambda: stop.requested,
         )
-        if goes_on:
-            trainer.resume()
-        else:
-            self._draw_samples(workload)
-        journal.began(said, trainer.standing, resumed=goes_on)
         return self._watched(trainer, journal, stop)
 
     def _watched(self, trainer: Trainer, journal: Journal, stop: StopRequest) -> int:
@@ -166,7 +176,7 @@ class _Session:
         journal.ended(trainer.standing, finished=False, message=message, exit_code=EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
 
-    def _workload(self) -> Workload:
+    def _build_workload(self) -> Workload:
         if isinstance(self._data, ClassificationData):
             return ClassificationWorkload(
                 self._config, self._data.train, self._data.val, self._ranks
@@ -181,31 +191,30 @@ class _Session:
             self._config, self._data.train, self._data.val, self._ranks, source=source
         )
 
-    def _head(self, workload: Workload, *, fresh: bool) -> list[str]:
+    def _head(self) -> list[str]:
         """What is said first; a fresh network gets its initial weights."""
         plan = make_plan(self._config, self._data.counts, self._ranks.num_ranks)
         said = [*lines(plan), *self._data.remarks, *self._order.remarks]
-        if fresh:
+        if not self._goes_on:
             said += initialise(
-                workload.network, self._config.model.init, classes=self._data.classes
+                self._workload.network, self._config.model.init, classes=self._data.classes
             )
         return said
 
-    def _journal(self, display: Display, pace: Pace, *, resumed_from: int | None) -> Journal:
+    def _journal(self, display: Display) -> Journal:
         if self._run is None:
-            return Journal(self._config, pace, display)
+            return Journal(self._config, self._pace, display)
         # Imported here, for tensorboard is slow to import and other ranks draw nothing.
         from training.tensorboard_curves import TensorBoardCurves
 
-        curves = TensorBoardCurves(self._paths.tensorboard, resumed_from=resumed_from)
+        step = self._pace.step(self._learner.standing.position) if self._goes_on else None
+        curves = TensorBoardCurves(self._paths.tensorboard, resumed_from=step)
         log = ProgressLog(self._paths.progress, curves=curves)
         self._stack.callback(log.close)
-        return Journal(self._config, pace, display, log=log, run=self._run)
+        return Journal(self._config, self._pace, display, log=log, run=self._run)
 
-    def _draw_samples(self, workload: Workload) -> None:
+    def _draw_samples(self) -> None:
         """A picture of each stage's first batch, before anything is trained."""
-        if self._run is None:
-            return
         folder = self._paths.samples
         folder.mkdir(exist_ok=True)
         schedule = self._config.schedule
@@ -214,7 +223,11 @@ class _Session:
         )
         for epoch in sorted(epochs):
             stage = self._config.stage_of(epoch).name
-            cv2.imwrite(str(folder / f"{stage}.jpg"), workload.draw_sample(epoch))
+            cv2.imwrite(str(folder / f"{stage}.jpg"), self._workload.draw_sample(epoch))
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _learner(config: TrainConfig, workload: Workload, pace: Pace, ranks: Ranks) -> Learner:

@@ -35,7 +35,7 @@ def pace_of(config: TrainConfig, workload: Workload) -> Pace:
 
 
 class Trainer:
-    """Trains until the end of the schedule, or until `stop_requested` says so on any rank.
+    """Trains from where the learner stands to the end, or until `stop_requested` on any rank.
 
     The best and the last weights are written for export, batches that broke the loss are kept.
     """
@@ -60,11 +60,11 @@ class Trainer:
         self._stop_requested = stop_requested
         self._pace = pace_of(config, workload)
         self._base_lr = scaled_lr(config.optimizer, config.total_batch_size(ranks.num_ranks))
-        self.standing = Standing()
 
-    def resume(self) -> None:
-        """Go on from the latest checkpoint. Raises DamagedCheckpoint."""
-        self.standing = self._saver.restore(self._learner)
+    @property
+    def standing(self) -> Standing:
+        """How far the run is."""
+        return self._learner.standing
 
     def run(self) -> bool:
         """Train; returns whether the end was reached, which is not so after a request to stop.
@@ -116,7 +116,7 @@ class Trainer:
         return switch or self._config.schedule.evaluates_after(epochs_done)
 
     def _save(self) -> None:
-        self._saver.save(self._learner, self.standing)
+        self._saver.save(self._learner)
         self._journal.saved(self.standing)
 
     # ---------------------------------------------------------------------------------- evaluation
@@ -148,7 +148,8 @@ class Trainer:
     # --------------------------------------------------------------------------------------- steps
 
     def _step(self, batches: Sequence[Batch]) -> None:
-        standing, pace, learner = self.standing, self._pace, self._learner
+        pace, learner = self._pace, self._learner
+        standing = learner.standing
         epoch = standing.position.epoch
         self._report_unreadable(batches)
         on_device = [batch.to(self._ranks.device, non_blocking=True) for batch in batches]
@@ -195,7 +196,7 @@ class Trainer:
 
     def _handle_nonfinite(self, batches: Sequence[Batch], result: StepResult) -> None:
         """Keep the batch for inspection, then stop, or go back and leave the batch out."""
-        learner, standing = self._learner, self.standing
+        learner, standing = self._learner, self._learner.standing
         found = find_nonfinite(
             learner.network,
             result.losses,
