@@ -55,11 +55,13 @@ def test_reading__keeps_the_order_of_images_and_their_ids(folder: Path) -> None:
 
 
 def test_reading__numbers_categories_by_id_from_zero(folder: Path) -> None:
-    write_coco(folder, coco_content())
+    content = coco_content()
+    content["categories"][0]["id"] = content["annotations"][1]["category_id"] = 9
+    write_coco(folder, content)
 
     index = index_of(folder)
 
-    assert (index.classes, index.category_ids) == (("cat", "dog"), (3, 7))
+    assert (index.classes, index.category_ids) == (("cat", "dog"), (3, 9))
 
 
 def test_reading__gives_boxes_as_corners(folder: Path) -> None:

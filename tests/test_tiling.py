@@ -216,6 +216,21 @@ def test_tile_dataset__goes_on_after_an_interruption(source: Path, tmp_path: Pat
     assert (tmp_path / "out" / "images" / "P1__64__0___0.png").stat() == first
 
 
+def test_tile_dataset__does_an_image_again_whose_name_was_half_written(
+    source: Path, tmp_path: Path
+) -> None:
+    def interrupt(_done: int, _total: int) -> None:
+        raise KeyboardInterrupt
+
+    images, labels, out = source / "images", source / "labelTxt", tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        tile_dataset(images, labels, out, tiling=SMALL, progress=interrupt)
+    (tmp_path / "out.part" / "done.txt").write_text("P1.png", "utf-8")
+    (tmp_path / "out.part" / "images" / "P1__64__0___0.png").unlink()
+
+    assert tile_dataset(images, labels, out, tiling=SMALL) == 2
+
+
 def test_tile_dataset__begins_anew_with_other_settings(source: Path, tmp_path: Path) -> None:
     write_lines(tmp_path / "out.part" / "tiling.json", ["{}"])
     write_lines(tmp_path / "out.part" / "images" / "old.png", [""])
@@ -245,6 +260,13 @@ def test_tile_dataset__of_broken_annotations_names_file_and_line(
         tile(source, tmp_path / "out")
 
     assert not (tmp_path / "out").exists()
+
+
+def test_tile_dataset__of_annotations_without_an_image(source: Path, tmp_path: Path) -> None:
+    write_lines(source / "labelTxt" / "P9.txt", [])
+
+    with pytest.raises(BrokenData, match=r"P9\.txt: holds annotations, but there is no image"):
+        tile(source, tmp_path / "out")
 
 
 def test_tile_dataset__of_no_images(tmp_path: Path) -> None:

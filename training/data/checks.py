@@ -20,7 +20,7 @@ class BrokenData(ValueError):
 
     def __init__(self, source: Path, problems: Iterable[str], num_problems: int) -> None:
         self.source = source
-        self.problems = tuple(problems)[:MAX_LISTED]
+        self.problems = tuple(problems)
         self.num_problems = num_problems
         super().__init__(source, self.problems, num_problems)
 

@@ -21,7 +21,7 @@ from model.durable import move_into_place, part_of
 from model.preprocess import PAD_VALUE
 from training.data.checks import Findings, broken
 from training.data.dota import annotations_in, paired_by_stem
-from training.data.label_files import labelled_images
+from training.data.label_files import labelled_images, note_strays
 from training.data.records import ImageRecord, InstanceRecord
 
 _STATE_FILE = "tiling.json"
@@ -60,6 +60,10 @@ class Tiling:
             )
 
 
+#: How the single-scale set of the published rotated models was cut.
+PUBLISHED_TILING = Tiling()
+
+
 class Window(NamedTuple):
     """A square of the original image: its place and side in pixels."""
 
@@ -91,6 +95,7 @@ def tile_dataset(
     part = part_of(out)
     done = _begun(part, images, labels, tiling)
     findings = Findings(labels)
+    note_strays(pairs, labels, findings)
     remaining = [pair for pair in pairs if pair.image.name not in done]
     records = labelled_images(remaining, findings, annotations_in)
     with ThreadPoolExecutor(num_threads) as pool, (part / _DONE_FILE).open("a") as done_file:

@@ -31,9 +31,6 @@ def read_yolo_yaml(file: Path) -> YoloYaml:
     if not isinstance(content, dict):
         raise broken(file, "must be a mapping with 'names', 'train' and 'val'")
     root = file.parent / str(content.get("path") or "")
-    if not root.is_dir():
-        # Written on another machine: the images lie beside the file more often than not.
-        root = file.parent
     return YoloYaml(
         file,
         _names(file, content),
@@ -71,7 +68,8 @@ def _images(file: Path, root: Path, split: str, value: object) -> tuple[Path, ..
 
 
 def _existing(file: Path, root: Path, split: str, place: str) -> Path:
-    # Exports say "../train/images" for a folder that lies beside the file.
+    # `path` may be that of another machine, and exports say "../train/images" for a folder that
+    # lies beside the file.
     for candidate in (root / place, file.parent / place, file.parent / place.lstrip("./")):
         if candidate.exists():
             return candidate.resolve()
