@@ -351,6 +351,19 @@ def test_criterion__is_the_same_under_autocast(kind: str) -> None:
     assert found.total.dtype == torch.float32
 
 
+def test_criterion__runs_outside_autocast() -> None:
+    enabled = []
+
+    def look(sums: Tensor) -> Tensor:
+        enabled.append(torch.is_autocast_enabled("cpu"))
+        return sums
+
+    criterion = Criterion(golden_config("det"), LOSS, sum_over_ranks=look)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        criterion(random_outputs("det", 1), random_targets("det", (2,)))
+    assert enabled == [False]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_criterion__does_not_depend_on_the_layout_in_memory(kind: str) -> None:
     outputs, targets = random_outputs(kind, 2), random_targets(kind, (4, 2))

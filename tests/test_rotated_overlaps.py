@@ -70,13 +70,14 @@ DEGENERATE = [
     (5, 5, -4, 4, 0.3),
     (5, 5, 10, 10, 0),
     (5, 5, 10, 10, np.pi / 2),
+    (5, 5, 10, 10, 1e-170),
     (5, 5, 1e-30, 1e30, 0),
     (1e7, -1e7, 3, 3, 1.0),
 ]
 
 
 def test_paired_rotated_iou__degenerate_boxes_have_finite_values_and_gradients() -> None:
-    boxes = torch.tensor(DEGENERATE, dtype=torch.float32)
+    boxes = torch.tensor(DEGENERATE, dtype=torch.float64)
     count = len(boxes)
     a = boxes.repeat_interleave(count, dim=0).requires_grad_()
     b = boxes.repeat(count, 1).requires_grad_()
