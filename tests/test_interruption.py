@@ -133,6 +133,27 @@ def test_die_with_parent__notices_a_parent_that_is_gone() -> None:
     assert done.stdout == b""
 
 
+WORKER = """
+import os
+from training.data.workers import prepare_worker, signals_held_back
+from training.interruption import STOP_SIGNALS
+with signals_held_back():
+    for number in STOP_SIGNALS:
+        os.kill(os.getpid(), number)
+    prepare_worker(os.getppid())
+for number in STOP_SIGNALS:
+    os.kill(os.getpid(), number)
+print("still here")
+"""
+
+
+def test_prepare_worker__outlives_what_stops_its_rank() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER], cwd=PROJECT, capture_output=True, timeout=60
+    )
+    assert (done.stdout, done.returncode) == (b"still here\n", 0)
+
+
 def test_interruption__needs_no_torch() -> None:
     code = "import sys, training.interruption; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=30).returncode == 0
