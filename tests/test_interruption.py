@@ -135,9 +135,9 @@ def test_die_with_parent__notices_a_parent_that_is_gone() -> None:
 
 WORKER = """
 import os
-from training.data.workers import prepare_worker, signals_held_back
+from training.data.workers import prepare_worker, signals_in_order
 from training.interruption import STOP_SIGNALS
-with signals_held_back():
+with signals_in_order():
     for number in STOP_SIGNALS:
         os.kill(os.getpid(), number)
     prepare_worker(os.getppid())
