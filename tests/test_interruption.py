@@ -134,12 +134,12 @@ def test_die_with_parent__notices_a_parent_that_is_gone() -> None:
 
 
 WORKER = """
-import os
+import os, signal
 from training.data.workers import prepare_worker, signals_in_order
 from training.interruption import STOP_SIGNALS
 with signals_in_order():
     for number in STOP_SIGNALS:
-        os.kill(os.getpid(), number)
+        signal.raise_signal(number)
     prepare_worker(os.getppid())
 for number in STOP_SIGNALS:
     os.kill(os.getpid(), number)
