@@ -10,6 +10,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import psutil
 import pytest
 import torch
 from typer.testing import CliRunner, Result
@@ -390,3 +391,28 @@ def test_train__classifier_becomes_the_backbone_of_a_detector(shapes: Path, tmp_
         )
     )  # fmt: skip
     assert "backbone" in said
+
+
+def processes_of(out: Path) -> list[psutil.Process]:
+    """Everything that runs for that folder: launcher, ranks; workers have their rank's command."""
+    return [
+        process
+        for process in psutil.process_iter()
+        if process.status() != psutil.STATUS_ZOMBIE and str(out) in process.cmdline()
+    ]
+
+
+def test_train__two_ranks_stop_save_and_go_on(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(*new_run(shapes, out, "data.batch_size=1"), "--num-processes", "2")
+    wait_for_step(out, 3, process)
+    assert len(processes_of(out)) >= 1 + 2 + 4
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == EXIT_INTERRUPTED, said
+    assert processes_of(out) == []
+    stopped = last_state(out)
+    assert 3 <= stopped.step < TOTAL_STEPS
+    assert len(stopped.random) == 2
+    complete("--out", str(out), "--resume", "--num-processes", "2")
+    assert last_state(out).step == TOTAL_STEPS

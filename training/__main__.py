@@ -106,12 +106,13 @@ def _train(request: Request, num_processes: int) -> int:
     from training.checkpoint import CheckpointFailed
     from training.data.loading import WorkerLost
     from training.nonfinite import NonFiniteLoss
+    from training.session import LostRank
     from training.session import train as train_rank
     from training.trainer import TooManyUnreadable
 
     try:
         return train_rank(order)
-    except (CheckpointFailed, NonFiniteLoss, TooManyUnreadable, WorkerLost) as error:
+    except (CheckpointFailed, NonFiniteLoss, TooManyUnreadable, WorkerLost, LostRank) as error:
         text = error.strerror if isinstance(error, CheckpointFailed) else str(error)
         typer.echo(f"rtmdet: {text}", err=True)
         return EXIT_FAILURE

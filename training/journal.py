@@ -4,7 +4,7 @@ The trainer of every rank has one; only the first rank's has anywhere to tell it
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from contextlib import suppress
 
 from training.config import TrainConfig
 from training.display import Display, StepReport
@@ -37,6 +37,7 @@ class Journal:
 
     def began(self, lines: Sequence[str], standing: Standing, *, resumed: bool) -> None:
         """The run begins, or goes on."""
+        self._means = StepMeans(self._pace.total_steps)
         for line in lines:
             self._display.message(line)
         self._record("resume" if resumed else "start", standing)
@@ -104,12 +105,12 @@ class Journal:
         self._display.message(text)
         self._record("problem", standing, message=text)
 
-    def rolled_back(self, standing: Standing, to: Standing, summary: str, kept: Path) -> None:
+    def rolled_back(self, standing: Standing, to: Standing, summary: str) -> None:
         """A step was not finite; the weights are those of an earlier checkpoint again."""
         step = self._pace.step(to.position)
         self.problem(
             standing,
-            f"{summary}; the batch is in {kept} and left out, the weights are those of step {step}",
+            f"{summary}; it is left out, and the weights are those of step {step} again",
         )
 
     def ended(self, standing: Standing, *, finished: bool, message: str, exit_code: int) -> None:
@@ -120,9 +121,11 @@ class Journal:
         self._status(standing, state=state, exit_code=exit_code, message=message)
 
     def failed(self, standing: Standing, message: str, exit_code: int) -> None:
-        """The run cannot go on."""
-        self._record("end", standing, finished=False, message=message)
-        self._status(standing, state="failed", exit_code=exit_code, message=message)
+        """The run cannot go on; a disk that is full must not hide why."""
+        with suppress(OSError):
+            self._record("end", standing, finished=False, message=message)
+        with suppress(OSError):
+            self._status(standing, state="failed", exit_code=exit_code, message=message)
 
     def close(self) -> None:
         """Leave the terminal as it was, and the records on the disk."""

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import cv2
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -37,6 +38,10 @@ from training.workloads.detection import DetectionWorkload
 
 #: A failure that is not the caller's.
 EXIT_FAILURE = 1
+
+
+class LostRank(RuntimeError):
+    """Another rank ended in the middle of the run."""
 
 
 def train(order: Order) -> int:
@@ -167,12 +172,16 @@ class _Session:
         try:
             finished = trainer.run()
         except Exception as error:
-            journal.failed(trainer.standing, str(error), EXIT_FAILURE)
-            raise
+            failure = _lost_rank(error, self._ranks, self._paths) or error
+            journal.failed(trainer.standing, str(failure), EXIT_FAILURE)
+            if failure is error:
+                raise
+            raise failure from error
         if finished:
             journal.ended(trainer.standing, finished=True, message="finished", exit_code=0)
             return 0
-        message = f"stopped by {stop.reason}, everything is saved: go on with --resume"
+        by = f" by {stop.reason}" if stop.reason else ""
+        message = f"stopped{by}, everything is saved: go on with --resume"
         journal.ended(trainer.standing, finished=False, message=message, exit_code=EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
 
@@ -226,6 +235,17 @@ class _Session:
             cv2.imwrite(str(folder / f"{stage}.jpg"), self._workload.draw_sample(epoch))
 
 
+def _lost_rank(error: Exception, ranks: Ranks, paths: RunPaths) -> LostRank | None:
+    """What gloo and NCCL mean when they report a closed connection."""
+    lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+    if ranks.num_ranks == 1 or not lost:
+        return None
+    return LostRank(
+        f"another process of this run has ended (rank 0's errors are above, the others' in "
+        f"{paths.ranks}); the last checkpoint is kept: go on with --resume"
+    )
+
+
 def _say(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
@@ -249,7 +269,6 @@ def _learner(config: TrainConfig, workload: Workload, pace: Pace, ranks: Ranks) 
         model = DistributedDataParallel(
             model,
             device_ids=[ranks.device.index] if on_gpu else None,
-            broadcast_buffers=not config.runtime.sync_batch_norm,
             gradient_as_bucket_view=True,
         )
     stepper = Stepper(

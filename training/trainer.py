@@ -6,7 +6,7 @@ the bit. All ranks run this code; what only one may do (write, print) is done by
 """
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from typing import cast
 
@@ -204,11 +204,14 @@ class Trainer:
             epoch=standing.position.epoch,
             rank=self._ranks.rank,
         )
-        kept = self._saver.save_batch(found, batches)
+        kept = None
+        with suppress(OSError):  # a full disk is not what is wrong here
+            kept = self._saver.save_batch(found, batches)
         learner.stepper.forget()
         runtime = self._config.runtime
         if runtime.on_nonfinite == "stop" or standing.num_rollbacks >= runtime.max_rollbacks:
             raise nonfinite_error(found, kept)
         restored = self._saver.restore(learner)
         standing.num_rollbacks += 1
-        self._journal.rolled_back(standing, restored, found.summary, kept)
+        place = f" (the batch is in {kept})" if kept else ""
+        self._journal.rolled_back(standing, restored, f"{found.summary}{place}")
