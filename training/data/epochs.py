@@ -13,7 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from training.data.workers import prepare_worker, signals_held_back
+from training.data.workers import prepare_worker, signals_in_order
 
 #: Batches that wait, finished, for each worker.
 _PREFETCHED = 2
@@ -102,7 +102,7 @@ class EpochLoader(Generic[Plan, Batch]):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
+            except (RuntimeError, EOFError, OSError) as error:
                 raise _explained(error) from error
             yield batch
 
@@ -121,7 +121,7 @@ class EpochLoader(Generic[Plan, Batch]):
                 prefetch_factor=_PREFETCHED,
                 persistent_workers=True,
             )
-        with signals_held_back(), warnings.catch_warnings():
+        with signals_in_order(), warnings.catch_warnings():
             # Python warns of forks beside threads; `training.data.workers` says why these are safe.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
             return iter(self._loader)
@@ -167,9 +167,14 @@ def _prepare(_worker: int, *, parent: int) -> None:
     prepare_worker(parent)
 
 
-def _explained(error: RuntimeError) -> RuntimeError:
-    """torch's report of a lost worker in terms of what to do; anything else as it is."""
-    if "DataLoader worker" not in str(error) or "exited" not in str(error):
+def _explained(error: Exception) -> Exception:
+    """A lost worker in terms of what to do; anything else as it is.
+
+    torch either notices that it is gone, or fails to fetch what it had finished.
+    """
+    is_its_own = "in DataLoader worker process" in str(error)
+    is_noticed = str(error).startswith("DataLoader worker")
+    if is_its_own or not (is_noticed or isinstance(error, (EOFError, OSError))):
         return error
     return WorkerLost(
         "a data worker was killed, most likely because memory ran out: lower data.num_workers, "

@@ -94,11 +94,16 @@ def _place_polygons(polygons: list[_Polygon], region: Window) -> Placed | None:
     if box is None:
         return None
     crop = _pixels_of(box, region)
-    shift = (crop.left, crop.top)
+    # From the first pixel of all the polygons, because points before the origin are rounded
+    # towards it: in the window that is so for those before the window alone.
+    left = min(crop.left, *(max(0, math.floor(polygon.low[0])) for polygon in polygons))
+    top = min(crop.top, *(max(0, math.floor(polygon.low[1])) for polygon in polygons))
+    width, height = crop.right - left, crop.bottom - top
     runs = run_lengths.of_polygons(
-        [polygon.points - shift for polygon in polygons], crop.height, crop.width
+        [polygon.points - (left, top) for polygon in polygons], height, width
     )
-    bitmap = _bitmap(run_lengths.decoded(runs, crop.height, crop.width), crop)
+    pixels = run_lengths.decoded(runs, height, width)
+    bitmap = _bitmap(pixels[crop.top - top :, crop.left - left :], crop)
     if bitmap is None:
         return None
     # Cutting joins parts along the edges: a box goes no further than a pixel beyond its bitmap.

@@ -5,6 +5,7 @@ OpenCV and torch on one thread each, which is safe after a fork even where torch
 """
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,7 +19,7 @@ def prepare_worker(parent: int) -> None:
 
     Those requests reach whole process groups. The training process saves and stops its workers
     itself; without them it could not finish the step that it is in. Called with the signals held
-    back, as `signals_held_back` does in the parent.
+    back, as `signals_in_order` does in the parent.
     """
     for each in STOP_SIGNALS:
         signal.signal(each, signal.SIG_IGN)
@@ -29,10 +30,18 @@ def prepare_worker(parent: int) -> None:
 
 
 @contextmanager
-def signals_held_back() -> Iterator[None]:
-    """While workers start: what is sent to the group reaches them when they already ignore it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+def signals_in_order() -> Iterator[None]:
+    """While torch starts workers.
+
+    What is sent to the group reaches them when they already ignore it. And torch's handler for the
+    end of a child is taken out again: it raises wherever the program happens to be, in the middle
+    of a save as well. A lost worker is noticed by whoever waits for its batch, within seconds.
+    """
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    handler = signal.getsignal(signal.SIGCHLD)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGCHLD, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
