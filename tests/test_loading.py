@@ -237,6 +237,20 @@ time.sleep(60)
 """
 
 
+def test_training_loader__left_open_does_not_keep_the_process(tmp_path: Path) -> None:
+    script = _TRAINING_PROCESS.replace("time.sleep(60)", "raise RuntimeError")
+    finished = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.stderr.endswith("RuntimeError\n")
+    assert not [pid for pid in finished.stdout.split() if psutil.pid_exists(int(pid))]
+
+
 def test_training_loader__workers_end_with_a_killed_process(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", _TRAINING_PROCESS, str(tmp_path)],

@@ -3,9 +3,11 @@
 Any epoch can be started at any batch, and gives what the whole epoch would have given there.
 """
 
+import atexit
 import multiprocessing
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -62,6 +64,8 @@ class EpochLoader(Generic[Plan, Batch]):
         self._plans = _Plans(planner)
         self._num_workers = num_workers
         self._loader: DataLoader[Batch] | None = None
+        # torch's iterator over all epochs, which owns the worker processes.
+        self._workers: Any = None
         self._underway: Iterator[Batch] | None = None
 
     @property
@@ -81,8 +85,10 @@ class EpochLoader(Generic[Plan, Batch]):
     def close(self) -> None:
         """End the workers; the loader may be used again, and starts new ones."""
         self._end_epoch()
-        # torch ends them when its loader is dropped.
-        self._loader = None
+        if self._workers is not None:
+            # torch offers no other way than to drop every reference, and tracebacks hold some.
+            self._workers._shutdown_workers()
+        self._loader = self._workers = None
 
     def _end_epoch(self) -> None:
         if self._underway is not None:
@@ -108,6 +114,7 @@ class EpochLoader(Generic[Plan, Batch]):
 
     def _start(self) -> Iterator[Batch]:
         if self._loader is None:
+            _close_at_exit(self)
             self._loader = DataLoader(
                 _Rendering(self._render),
                 batch_sampler=self._plans,  # type: ignore[arg-type]
@@ -124,7 +131,20 @@ class EpochLoader(Generic[Plan, Batch]):
         with signals_in_order(), warnings.catch_warnings():
             # Python warns of forks beside threads; `training.data.workers` says why these are safe.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
-            return iter(self._loader)
+            self._workers = iter(self._loader)
+        return self._workers
+
+
+def _close_at_exit(loader: EpochLoader[Any, Any]) -> None:
+    """At its end, Python waits for processes that it asks to stop, and workers do not listen."""
+    known = weakref.ref(loader)
+
+    def close() -> None:
+        open_loader = known()
+        if open_loader is not None:
+            open_loader.close()
+
+    atexit.register(close)
 
 
 class _Plans(Generic[Plan]):
