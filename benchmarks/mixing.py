@@ -2,7 +2,7 @@
 
     python -m benchmarks.mixing [--rounds N]
 
-Prints for boxes and for masks the mean CPU milliseconds per sample and the ratio to the plain sample
+Prints for boxes and for masks the mean CPU milliseconds per sample, and the ratio to a plain one
 (one image: decode, resize, crop, colours, flip) of: cached mixing, mixing without anything
 remembered, and the published arithmetic with copied caches (canvas of twice the input, full
 resizes, colours in int16, blend in float32); then what the renderer holds against its budget.
