@@ -41,14 +41,14 @@ serve: $(INSTALLED) ## Serve the models of triton_repo/ on port 8000
 	$(BIN)/rtmdet serve
 
 test: $(INSTALLED) ## All tests that need no GPU
-	$(BIN)/pytest -m 'not gpu'
+	$(BIN)/pytest --numprocesses 2 -m 'not gpu'
 
 check: $(INSTALLED) ## Format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m 'not gpu'
+	$(BIN)/pytest --numprocesses 2 -m 'not gpu'
 
 format: $(INSTALLED) ## Put the code into its format
 	$(BIN)/ruff format .
