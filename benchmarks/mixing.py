@@ -24,9 +24,9 @@ from pycocotools import mask as coco_masks
 
 from training.config import TrainConfig
 from training.data.annotations import Annotations, Outline
-from training.data.batches import batch_of
-from training.data.rendering import Renderer
-from training.data.sampler import Sampler
+from training.data.sampling.batches import batch_of
+from training.data.sampling.rendering import Renderer
+from training.data.sampling.sampler import Sampler
 from training.recipes import recipe
 
 SIZE = (480, 640)

@@ -18,9 +18,9 @@ import torch
 from model.config import VARIANTS
 from training.config import TrainConfig
 from training.criterion import Criterion
-from training.ema import WeightAverage
 from training.networks import build_network
-from training.optim import build_optimizer
+from training.optimisation.ema import WeightAverage
+from training.optimisation.optim import build_optimizer
 from training.recipes import recipe
 from training.step import PictureNetwork
 from training.targets import Targets

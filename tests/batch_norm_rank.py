@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from training.batch_norm import synchronise_batch_norms
+from training.optimisation.batch_norm import synchronise_batch_norms
 
 #: Images of each rank; they differ, as the last batch of an evaluation would.
 SHARES = (3, 1)

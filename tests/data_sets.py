@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from model.config import Task
-from training.data.index import DetectionIndex, build_index
-from training.data.layouts import find_data
+from training.data.formats.layouts import find_data
+from training.data.indexing.detection_index import DetectionIndex, build_index
 
 #: Width and height of the images below.
 WIDTH, HEIGHT = 40, 30

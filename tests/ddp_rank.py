@@ -14,10 +14,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.config import VARIANTS, BackboneConfig, RTMDetConfig, Task
 from model.rtmdet import RTMDet, build_rtmdet
-from training.batch_norm import synchronise_batch_norms
 from training.config import LossConfig
 from training.criterion import Criterion
 from training.distributed import Ranks, join_ranks
+from training.optimisation.batch_norm import synchronise_batch_norms
 from training.step import PictureNetwork
 from training.targets import Targets
 

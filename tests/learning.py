@@ -13,7 +13,6 @@ from torch import nn
 from model.config import VARIANTS, BackboneConfig, RTMDetConfig, Task
 from model.graph import Normalise
 from model.rtmdet import build_rtmdet
-from training.average_precision import Metrics
 from training.config import (
     DataConfig,
     EMAConfig,
@@ -26,16 +25,17 @@ from training.config import (
     TrainConfig,
 )
 from training.criterion import Criterion
-from training.data.index import DetectionIndex, build_index
-from training.data.layouts import DataSource, find_data
-from training.data.loading import TrainingLoader
+from training.data.formats.layouts import DataSource, find_data
+from training.data.indexing.detection_index import DetectionIndex, build_index
+from training.data.sampling.loading import TrainingLoader
 from training.data.scenes import SHAPE_NAMES
 from training.data.shapes import write_shapes
 from training.distributed import Ranks
-from training.ema import WeightAverage
-from training.evaluation import EvaluationSettings, Evaluator
-from training.optim import build_optimizer, scaled_lr
-from training.schedule import learning_rate
+from training.evaluation.average_precision import Metrics
+from training.evaluation.evaluator import EvaluationSettings, Evaluator
+from training.optimisation.ema import WeightAverage
+from training.optimisation.optim import build_optimizer, scaled_lr
+from training.optimisation.schedule import learning_rate
 
 SIZE = 160
 BATCH_SIZE = 8

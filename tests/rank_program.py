@@ -3,7 +3,7 @@
 python -m tests.rank_program FOLDER [--save-s 10]      prints "ready" once every rank is at work
 """
 
-from training.interruption import EXIT_INTERRUPTED, StopRequest, die_with_parent
+from training.run.interruption import EXIT_INTERRUPTED, StopRequest, die_with_parent
 
 # Before torch, which takes seconds to import.
 die_with_parent()
@@ -20,10 +20,10 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from training.checkpoint import CheckpointStore, TrainingState  # noqa: E402
-from training.data.epochs import EpochLoader  # noqa: E402
+from training.data.sampling.epochs import EpochLoader  # noqa: E402
 from training.distributed import Ranks, join_ranks  # noqa: E402
-from training.optimizer_state import OptimizerState  # noqa: E402
-from training.random_state import gather_random_states  # noqa: E402
+from training.state.optimizer_state import OptimizerState  # noqa: E402
+from training.state.random_state import gather_random_states  # noqa: E402
 
 
 @dataclass(frozen=True)

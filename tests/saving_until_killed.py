@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from training.checkpoint import CheckpointStore, TrainingState
-from training.optimizer_state import OptimizerState
+from training.state.optimizer_state import OptimizerState
 
 
 def state(step: int) -> TrainingState:

@@ -10,9 +10,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from training import rotated_precision as rotated_module
-from training.average_precision import average_precision, primary_metric
-from training.instances import Found, Truth
+from training.evaluation import rotated_precision as rotated_module
+from training.evaluation.average_precision import average_precision, primary_metric
+from training.evaluation.instances import Found, Truth
 
 SIDE = 160
 CLASSES = ("one", "two", "three")

@@ -6,7 +6,7 @@ from torch.multiprocessing.spawn import spawn
 from model.rtmdet import build_rtmdet
 from tests.batch_norm_rank import CHANNELS, SHARES, Network, batch, run, trained
 from tests.golden import KINDS, golden_config
-from training.batch_norm import SynchronisedBatchNorm2d, synchronise_batch_norms
+from training.optimisation.batch_norm import SynchronisedBatchNorm2d, synchronise_batch_norms
 
 Results = dict[str, Tensor]
 

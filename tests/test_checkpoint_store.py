@@ -24,13 +24,13 @@ from training.checkpoint import (
     read_checkpoint,
     write_durably,
 )
-from training.optimizer_state import (
+from training.state.optimizer_state import (
     ForeignOptimizerState,
     OptimizerState,
     optimizer_state,
     restore_optimizer,
 )
-from training.random_state import gather_random_states, random_state, restore_random_state
+from training.state.random_state import gather_random_states, random_state, restore_random_state
 
 FILES = (
     "average.safetensors", "optimizer.safetensors", "random.safetensors", "state.json",

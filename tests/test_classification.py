@@ -23,11 +23,11 @@ from training.classification.samples import (
 )
 from training.classification.saving import save_classifier
 from training.config import EMAConfig, FlipConfig, StageConfig, TrainConfig
-from training.data.images import UnreadableImage
+from training.data.sampling.images import UnreadableImage
 from training.distributed import Ranks
-from training.ema import WeightAverage
 from training.initialisation import initialise
-from training.optim import build_optimizer
+from training.optimisation.ema import WeightAverage
+from training.optimisation.optim import build_optimizer
 from training.overrides import apply_overrides
 from training.recipes import recipe
 

@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from tests.data_sets import HEIGHT, WIDTH, coco_content, index_of, write_coco, write_image
-from training.data.checks import MAX_LISTED, BrokenData
-from training.data.index import DetectionIndex, build_index
-from training.data.layouts import find_data
+from training.data.formats.checks import MAX_LISTED, BrokenData
+from training.data.formats.layouts import find_data
+from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.run_lengths import compressed, decoded, expanded
 
 Content = dict[str, list[dict[str, Any]]]

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from model.config import Task
 from tests.ddp_rank import COUNTS, TASKS, gradients
 from training.distributed import Ranks
-from training.launch import launch
+from training.run.launch import launch
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
 

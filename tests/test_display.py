@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from training.display import (
+from training.run.display import (
     LastingStream,
     LineDisplay,
     LiveDisplay,

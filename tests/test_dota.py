@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from model.config import Task
 from tests.data_sets import index_of, write_dota, write_image, write_lines
-from training.data.checks import BrokenData
-from training.data.dota import annotations_in, class_order
-from training.data.label_files import NO_LABEL_FILE
-from training.data.records import InstanceRecord
+from training.data.formats.checks import BrokenData
+from training.data.formats.dota import annotations_in, class_order
+from training.data.formats.label_files import NO_LABEL_FILE
+from training.data.formats.records import InstanceRecord
 
 SHIP = "10 5 20 5 20 9 10 9 ship 0"
 TILTED = "10.0 4.0 16.0 10.0 12.0 14.0 6.0 8.0 harbor 1"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from training.config import MixUpConfig, MosaicConfig, StageConfig
-from training.data.drafts import PLANNING, Draft, Lane, MixingCache
+from training.data.sampling.drafts import PLANNING, Draft, Lane, MixingCache
 
 
 def _stage(*, random_pop: bool = True, probability: float = 1.0) -> StageConfig:

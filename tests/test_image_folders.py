@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from tests.data_sets import write_image, write_lines
-from training.data.checks import BrokenData
-from training.data.image_folders import FolderIndex, find_image_folders, index_image_folder
+from training.data.formats.checks import BrokenData
+from training.data.indexing.image_folders import FolderIndex, find_image_folders, index_image_folder
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.data_sets import write_image
 from tests.pictures import exif_block
-from training.data.image_headers import UnreadableImage, read_image_size, read_image_sizes
+from training.data.formats.image_headers import UnreadableImage, read_image_size, read_image_sizes
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".bmp", ".webp", ".tif"])

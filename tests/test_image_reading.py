@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training.data.images import Memory, UnreadableImage, read_image
+from training.data.sampling.images import Memory, UnreadableImage, read_image
 
 TURNED_QUARTER = 6
 

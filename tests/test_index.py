@@ -23,11 +23,11 @@ from tests.data_sets import (
     write_yolo,
 )
 from training.data.annotations import AnnotatedImages
-from training.data.checks import BrokenData
-from training.data.index import DetectionIndex, build_index
-from training.data.instance_checks import NO_AREA, OUTSIDE, REACHES_OUT, TOO_SMALL
-from training.data.layouts import find_data
-from training.data.recording import SHORT_SIDED, WITHOUT_BOXES
+from training.data.formats.checks import BrokenData
+from training.data.formats.instance_checks import NO_AREA, OUTSIDE, REACHES_OUT, TOO_SMALL
+from training.data.formats.layouts import find_data
+from training.data.indexing.detection_index import DetectionIndex, build_index
+from training.data.indexing.recording import SHORT_SIDED, WITHOUT_BOXES
 from training.data.scenes import SHAPE_NAMES
 from training.data.shapes import ShapesLayout, split_scenes, write_shapes
 
@@ -257,7 +257,8 @@ def test_broken_data__crosses_processes(folder: Path) -> None:
 
 def test_reading_data__needs_no_torch() -> None:
     program = (
-        "import sys, training.data.index, training.data.tiling, training.data.image_folders; "
+        "import sys, training.data.formats.tiling; "
+        "from training.data.indexing import detection_index, image_folders; "
         "sys.exit('torch' in sys.modules)"
     )
 

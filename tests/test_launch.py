@@ -14,8 +14,8 @@ import pytest
 
 from tests.conftest import PROJECT
 from training.checkpoint import CheckpointStore
-from training.interruption import EXIT_INTERRUPTED
-from training.launch import launch
+from training.run.interruption import EXIT_INTERRUPTED
+from training.run.launch import launch
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
 
@@ -145,7 +145,7 @@ def gone(pids: Sequence[int]) -> bool:
 LAUNCHER = """
 import sys
 from pathlib import Path
-from training.launch import launch
+from training.run.launch import launch
 grace_s, logs, *command = sys.argv[1:]
 sys.exit(launch(2, command, float(grace_s), logs=Path(logs)))
 """

@@ -8,9 +8,9 @@ import pytest
 
 from training.config import MosaicConfig, StageConfig
 from training.data.annotations import Annotations
-from training.data.layout import Layout, draw_layout, draw_rescaled
-from training.data.painting import paint
-from training.data.placing import place_annotations
+from training.data.sampling.painting import paint
+from training.data.sampling.placements import Layout, draw_layout, draw_rescaled
+from training.data.sampling.placing import place_annotations
 
 INPUT = (128, 160)
 SIZES = ((96, 128), (120, 90), (72, 72), (150, 200))

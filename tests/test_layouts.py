@@ -14,8 +14,8 @@ from tests.data_sets import (
     write_lines,
     write_yolo,
 )
-from training.data.checks import BrokenData
-from training.data.layouts import LABELS_OF_DOTA, find_data
+from training.data.formats.checks import BrokenData
+from training.data.formats.layouts import LABELS_OF_DOTA, find_data
 
 
 def test_find_data__coco_with_a_folder_of_annotations(tmp_path: Path) -> None:

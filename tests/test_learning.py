@@ -12,8 +12,8 @@ from torch import Tensor
 
 from model.boxes import decode_boxes, decode_rotated_boxes
 from tests.learning import Lesson, learn, recipe_by_heart, write_lesson
-from training.average_precision import primary_metric
 from training.config import TrainConfig
+from training.evaluation.average_precision import primary_metric
 from training.losses import giou_loss, quality_focal_loss, rotated_iou_loss
 from training.matching import match
 

@@ -14,7 +14,7 @@ import torch
 
 from tests.drawn_scenes import DrawnScenes, scenes_config
 from training.data.annotations import Annotations
-from training.data.loading import TrainingLoader, WorkerLost
+from training.data.sampling.loading import TrainingLoader, WorkerLost
 from training.targets import DetectionBatch
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -64,8 +64,12 @@ def _all_same(ones: list[DetectionBatch], others: list[DetectionBatch]) -> bool:
 
 
 def _workers() -> list[psutil.Process]:
+    """Forked children have this process's command; other tests leave children with their own."""
+    ours = psutil.Process()
     return [
-        child for child in psutil.Process().children() if child.status() != psutil.STATUS_ZOMBIE
+        child
+        for child in ours.children()
+        if child.status() != psutil.STATUS_ZOMBIE and child.cmdline() == ours.cmdline()
     ]
 
 
@@ -225,7 +229,7 @@ _TRAINING_PROCESS = """
 import os, sys, time
 from pathlib import Path
 from tests.drawn_scenes import DrawnScenes, scenes_config
-from training.data.loading import TrainingLoader
+from training.data.sampling.loading import TrainingLoader
 import psutil
 
 folder = Path(sys.argv[1])

@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 
 from training.config import ScheduleConfig
+from training.optimisation.schedule import learning_rate, warmup_steps
 from training.recipes import recipe
-from training.schedule import learning_rate, warmup_steps
 
 #: What was recorded, and the recipe that it belongs to.
 RECORDED = {

@@ -5,10 +5,10 @@ import pytest
 
 from tests.drawn_scenes import DrawnScenes, scenes_config
 from training.config import MixUpConfig
-from training.data.drafts import Draft
-from training.data.mixing import mixed
-from training.data.rendering import Renderer
-from training.data.samples import Sample
+from training.data.sampling.drafts import Draft
+from training.data.sampling.mixing import mixed
+from training.data.sampling.rendering import Renderer
+from training.data.sampling.samples import Sample
 
 TASKS = ("detect", "instance", "rotated")
 

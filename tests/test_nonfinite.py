@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from training.nonfinite import (
+from training.run.nonfinite import (
     NonFiniteStep,
     batch_tensors,
     find_nonfinite,

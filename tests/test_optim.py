@@ -10,7 +10,7 @@ from model.rtmdet import build_rtmdet
 from model.weights import name_table
 from tests.golden import KINDS, golden_config
 from training.config import OptimizerConfig
-from training.optim import build_optimizer, parameter_groups, scaled_lr
+from training.optimisation.optim import build_optimizer, parameter_groups, scaled_lr
 
 
 @pytest.mark.parity

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.progress import (
+from training.run.progress import (
     ProgressLog,
     StepMeans,
     current_records,
@@ -191,7 +191,7 @@ def test_tensorboard_curves__forget_what_a_resumed_run_does_again(tmp_path: Path
     event_accumulator = pytest.importorskip(
         "tensorboard.backend.event_processing.event_accumulator"
     )
-    from training.tensorboard_curves import TensorBoardCurves
+    from training.run.tensorboard_curves import TensorBoardCurves
 
     first = TensorBoardCurves(tmp_path)
     for step in (1, 2, 3):

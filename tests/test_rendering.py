@@ -12,11 +12,11 @@ import torch
 
 from tests.drawn_scenes import DrawnScenes, coloured, scenes_config
 from training.config import FlipConfig, MosaicConfig, RotationConfig, StageConfig, TrainConfig
-from training.data.drafts import Draft
-from training.data.images import UnreadableImage
-from training.data.rendering import Renderer
-from training.data.sampler import Sampler
-from training.data.samples import Sample
+from training.data.sampling.drafts import Draft
+from training.data.sampling.images import UnreadableImage
+from training.data.sampling.rendering import Renderer
+from training.data.sampling.sampler import Sampler
+from training.data.sampling.samples import Sample
 
 #: Without shifted colours and blending, so that a shape can be told from its surroundings.
 CLEAR = StageConfig(name="clear", colour=False, scale_range=(0.5, 1.5))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import PROJECT
-from training.run_folder import RunFolder, RunPaths, RunRefused, differences, read_status
+from training.run.run_folder import RunFolder, RunPaths, RunRefused, differences, read_status
 
 CONFIG = {
     "recipe": "rtmdet-tiny",
@@ -124,7 +124,7 @@ def test_differences__names_what_is_unset() -> None:
 HOLDER = """
 import sys
 from pathlib import Path
-from training.run_folder import RunFolder
+from training.run.run_folder import RunFolder
 run = RunFolder.create(Path(sys.argv[1]), {}, {})
 print("locked", flush=True)
 sys.stdin.read()

@@ -6,8 +6,8 @@ import torch
 
 from training.data import run_lengths
 from training.data.annotations import Outline
-from training.data.geometry import Window, scaling
-from training.data.masks import Bitmap, packed_masks, place_outlines
+from training.data.sampling.geometry import Window, scaling
+from training.data.sampling.masks import Bitmap, packed_masks, place_outlines
 from training.targets import unpack_masks
 
 INPUT = (96, 136)

@@ -8,8 +8,8 @@ import pytest
 
 from tests.drawn_scenes import DrawnScenes, scenes_config
 from training.config import MixUpConfig, MosaicConfig, StageConfig, TrainConfig
-from training.data.drafts import Draft, Lane
-from training.data.sampler import Sampler, trainable_positions
+from training.data.sampling.drafts import Draft, Lane
+from training.data.sampling.sampler import Sampler, trainable_positions
 
 
 def _sampler(config: TrainConfig, num_images: int, rank: int = 0, num_ranks: int = 1) -> Sampler:

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from shapely.geometry import MultiPoint, box
 
 from tests.data_sets import write_image, write_lines
-from training.data.checks import BrokenData
-from training.data.index import build_index
-from training.data.layouts import find_data
-from training.data.tiling import (
+from training.data.formats.checks import BrokenData
+from training.data.formats.layouts import find_data
+from training.data.formats.tiling import (
     Tiling,
     Window,
     patch_name,
@@ -21,6 +20,7 @@ from training.data.tiling import (
     tile_dataset,
     windows_of,
 )
+from training.data.indexing.detection_index import build_index
 
 SMALL = Tiling(patch_size=64, overlap=16)
 

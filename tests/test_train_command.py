@@ -23,9 +23,9 @@ from tests.conftest import PROJECT
 from training.__main__ import app
 from training.checkpoint import CheckpointStore, TrainingState
 from training.data.shapes import write_shapes
-from training.interruption import EXIT_INTERRUPTED
-from training.progress import current_records, read_records
-from training.run_folder import read_status
+from training.run.interruption import EXIT_INTERRUPTED
+from training.run.progress import current_records, read_records
+from training.run.run_folder import read_status
 
 #: Five steps an epoch of two batches of two images each; the stage changes after step 10.
 SMALL = (

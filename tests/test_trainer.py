@@ -9,8 +9,8 @@ from torch import Tensor
 from tests.toy_training import StopAfter, ToyBatch, ToyWorkload, resume, toy_config, toy_trainer
 from training.checkpoint import CheckpointStore, DamagedCheckpoint, TrainingState
 from training.config import TrainConfig
-from training.nonfinite import NonFiniteLoss
-from training.progress import read_records
+from training.run.nonfinite import NonFiniteLoss
+from training.run.progress import read_records
 from training.trainer import TooManyUnreadable
 
 
@@ -176,6 +176,15 @@ def test_trainer__unreadable_images_are_reported_and_the_run_goes_on(tmp_path: P
     ]
     assert len(messages) == 3
     assert "img01.jpg" in messages[0]
+
+
+def test_trainer__an_unreadable_image_counts_once(tmp_path: Path) -> None:
+    def again(epoch: int, number: int, batch: ToyBatch) -> ToyBatch:
+        return replace(batch, problems=("img.jpg: truncated",)) if number == 1 else batch
+
+    trainer = toy_trainer(tmp_path, ToyWorkload(spoil=again), toy_config(epochs=6))
+    assert trainer.run()
+    assert trainer.standing.unreadable == ["img.jpg: truncated"]
 
 
 def test_trainer__too_many_unreadable_images_end_it(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import name_table
 from tests.golden import golden_config
 from training.config import EMAConfig
-from training.ema import WeightAverage, proportioned, weight_of_new
+from training.optimisation.ema import WeightAverage, proportioned, weight_of_new
 
 RECORDED_STEPS = (0, 1, 10, 100, 1000, 10000, 100000)
 

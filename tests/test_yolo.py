@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from model.config import Task
 from tests.data_sets import HEIGHT, WIDTH, index_of, write_image, write_lines, write_yolo
-from training.data.checks import BrokenData
-from training.data.records import InstanceRecord
-from training.data.yolo import annotations_in
+from training.data.formats.checks import BrokenData
+from training.data.formats.records import InstanceRecord
+from training.data.formats.yolo import annotations_in
 
 BOX = "1 0.5 0.5 0.25 0.4"
 TRIANGLE = "0 0.25 0.1 0.5 0.1 0.25 0.5"

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 
 from training.checkpoint import CheckpointStore
 from training.config import TrainConfig
-from training.display import SilentDisplay
 from training.distributed import Ranks
-from training.ema import WeightAverage
-from training.journal import Journal
 from training.learner import Learner
-from training.optim import build_optimizer, scaled_lr
-from training.progress import ProgressLog
+from training.optimisation.ema import WeightAverage
+from training.optimisation.optim import build_optimizer, scaled_lr
 from training.recipes import recipe
-from training.saving import Saver
+from training.run.display import SilentDisplay
+from training.run.journal import Journal
+from training.run.progress import ProgressLog
+from training.state.saving import Saver
 from training.step import PictureNetwork, Stepper
 from training.trainer import Trainer, pace_of
 from training.workloads.base import BatchLosses, Watch

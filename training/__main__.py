@@ -17,11 +17,11 @@ import typer
 
 from model.command_line import EXIT_FAILURE, EXIT_MISTAKE, one_line_errors, table
 from training.config import TrainConfig
-from training.interruption import die_with_parent
 from training.order import Order, Request, order_of
 from training.recipes import recipe as recipe_of
 from training.recipes import recipe_names
-from training.run_folder import RunPaths
+from training.run.interruption import die_with_parent
+from training.run.run_folder import RunPaths
 
 app = typer.Typer(
     help="Train detectors and their backbones.",
@@ -78,7 +78,7 @@ def train(  # noqa: PLR0913 - one parameter for each option of the command
     if dry_run:
         _show_plan(order_of(request), num_processes, as_json=json)
         return
-    from training.data.checks import BrokenData
+    from training.data.formats.checks import BrokenData
 
     try:
         raise typer.Exit(_train(request, num_processes))
@@ -95,7 +95,7 @@ def _train(request: Request, num_processes: int) -> int:
         die_with_parent()
     order = order_of(request)
     if num_processes > 1 and not started_by_launcher():
-        from training.launch import launch
+        from training.run.launch import launch
 
         return launch(
             num_processes,
@@ -104,8 +104,8 @@ def _train(request: Request, num_processes: int) -> int:
             logs=RunPaths(order.out).ranks,
         )
     from training.checkpoint import CheckpointFailed
-    from training.data.loading import WorkerLost
-    from training.nonfinite import NonFiniteLoss
+    from training.data.sampling.loading import WorkerLost
+    from training.run.nonfinite import NonFiniteLoss
     from training.session import LostRank
     from training.session import train as train_rank
     from training.trainer import TooManyUnreadable

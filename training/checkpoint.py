@@ -23,9 +23,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from model.durable import move_into_place, part_of
-from training.optimizer_state import OptimizerState
-from training.random_state import RandomState
-from training.versions import library_versions
+from training.state.optimizer_state import OptimizerState
+from training.state.random_state import RandomState
+from training.state.versions import library_versions
 
 #: What the layout of `state.json` is called; another number is another layout.
 FORMAT = 1

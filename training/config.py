@@ -271,6 +271,7 @@ _AT_LEAST = {
     "ema.gamma": 1,
     "loss.topk": 1,
     "loss.mask_chunk_mib": 1,
+    "runtime.seed": 0,
     "runtime.max_rollbacks": 0,
     "runtime.keep_checkpoints": 1,
     "runtime.grace_s": 1,

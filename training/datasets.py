@@ -7,9 +7,9 @@ from pathlib import Path
 
 from model.config import variant
 from training.config import TrainConfig
-from training.data.image_folders import FolderIndex, find_image_folders, index_image_folder
-from training.data.index import DetectionIndex, build_index
-from training.data.layouts import DataSource, find_data
+from training.data.formats.layouts import DataSource, find_data
+from training.data.indexing.detection_index import DetectionIndex, build_index
+from training.data.indexing.image_folders import FolderIndex, find_image_folders, index_image_folder
 from training.plan import DataCounts
 
 #: Told what is being indexed, how many images are done, and how many there are.

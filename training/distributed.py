@@ -1,7 +1,7 @@
 """The ranks of a run: who this process is among them, and how they agree.
 
-One process per GPU, or several on a CPU; `torchrun` (or `training.launch`) tells each who it is by
-the environment. A process that was started alone is a group of one, and nothing is initialised.
+One process per GPU, or several on a CPU; `torchrun` (or `training.run.launch`) tells each who it is
+by the environment. A process that was started alone is a group of one, and nothing is initialised.
 """
 
 import os
@@ -91,7 +91,7 @@ class Ranks:
 
 
 def started_by_launcher() -> bool:
-    """Whether `torchrun` or `training.launch` started this process as one of several ranks."""
+    """Whether `torchrun` or `training.run.launch` started this process as one of several ranks."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from torch import nn
 from torch.optim import Optimizer
 
-from training.ema import WeightAverage
+from training.optimisation.ema import WeightAverage
 from training.position import Position
 from training.step import Stepper
 
@@ -15,14 +15,14 @@ class Standing:
     """What the loop has to remember from step to step.
 
     `evaluated` is after how many epochs the last evaluation was; `best` the best value of the
-    metric that decides.
+    metric that decides; `unreadable` has a line for each image that could not be read.
     """
 
     position: Position = field(default_factory=Position)
     evaluated: int = 0
     best: float | None = None
     num_rollbacks: int = 0
-    num_unreadable: int = 0
+    unreadable: list[str] = field(default_factory=list)
 
 
 @dataclass(eq=False)

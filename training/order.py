@@ -7,7 +7,7 @@ from training.config import TrainConfig
 from training.config_json import differences, from_json
 from training.overrides import apply_overrides
 from training.recipes import recipe
-from training.run_folder import RunRefused, read_config
+from training.run.run_folder import RunRefused, read_config
 
 #: The weights of a run that goes on are its own, wherever they once started.
 _INIT = "model.init"

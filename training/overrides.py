@@ -44,8 +44,8 @@ def apply_overrides(config: TrainConfig, assignments: Sequence[str]) -> TrainCon
 
 
 def _assign(tree: dict[str, Any], path: str, text: str) -> None:
-    if path == "recipe":
-        raise SettingError("the recipe is chosen with --recipe, and cannot be set")
+    if path in ("recipe", "model.name"):
+        raise SettingError(f"{path} is chosen with --recipe, and cannot be set")
     holder, key, annotation = _find(tree, path)
     kind, optional = without_none(annotation)
     if optional and text.lower() == "none":

@@ -6,12 +6,12 @@ from dataclasses import asdict, dataclass
 import torch
 
 from training.config import TrainConfig
-from training.ema import proportioned
 from training.memory import MemoryEstimate, estimate_memory
 from training.networks import build_network
-from training.optim import scaled_lr
+from training.optimisation.ema import proportioned
+from training.optimisation.optim import scaled_lr
+from training.optimisation.schedule import learning_rate, warmup_steps
 from training.position import Pace
-from training.schedule import learning_rate, warmup_steps
 
 
 @dataclass(frozen=True)

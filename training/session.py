@@ -11,25 +11,25 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.manifest import Source
-from training.batch_norm import synchronise_batch_norms
 from training.checkpoint import CheckpointStore
 from training.config import TrainConfig
 from training.config_json import to_json
 from training.datasets import ClassificationData, RunData, fingerprints, index_data, open_data
-from training.display import Display, display_for
 from training.distributed import Ranks, join_ranks
-from training.ema import WeightAverage
 from training.initialisation import initialise
-from training.interruption import EXIT_INTERRUPTED, StopRequest
-from training.journal import Journal
 from training.learner import Learner
-from training.optim import build_optimizer, scaled_lr
+from training.optimisation.batch_norm import synchronise_batch_norms
+from training.optimisation.ema import WeightAverage
+from training.optimisation.optim import build_optimizer, scaled_lr
 from training.order import Order
 from training.plan import lines, make_plan
 from training.position import Pace
-from training.progress import ProgressLog
-from training.run_folder import RunFolder, RunPaths, RunRefused
-from training.saving import Saver
+from training.run.display import Display, display_for
+from training.run.interruption import EXIT_INTERRUPTED, StopRequest
+from training.run.journal import Journal
+from training.run.progress import ProgressLog
+from training.run.run_folder import RunFolder, RunPaths, RunRefused
+from training.state.saving import Saver
 from training.step import PictureNetwork, Stepper
 from training.trainer import Trainer, pace_of
 from training.workloads.base import Workload
@@ -214,7 +214,7 @@ class _Session:
         if self._run is None:
             return Journal(self._config, self._pace, display)
         # Imported here, for tensorboard is slow to import and other ranks draw nothing.
-        from training.tensorboard_curves import TensorBoardCurves
+        from training.run.tensorboard_curves import TensorBoardCurves
 
         step = self._pace.step(self._learner.standing.position) if self._goes_on else None
         curves = TensorBoardCurves(self._paths.tensorboard, resumed_from=step)

@@ -7,18 +7,18 @@ the bit. All ranks run this code; what only one may do (write, print) is done by
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, suppress
-from itertools import islice
+from itertools import chain, islice
 from typing import cast
 
 from training.config import TrainConfig
 from training.distributed import Ranks
-from training.journal import Journal
 from training.learner import Learner, Standing
-from training.nonfinite import find_nonfinite, nonfinite_error
-from training.optim import scaled_lr
+from training.optimisation.optim import scaled_lr
+from training.optimisation.schedule import learning_rate
 from training.position import Pace
-from training.saving import Saver
-from training.schedule import learning_rate
+from training.run.journal import Journal
+from training.run.nonfinite import find_nonfinite, nonfinite_error
+from training.state.saving import Saver
 from training.step import StepResult
 from training.workloads.base import Batch, Workload
 
@@ -183,15 +183,17 @@ class Trainer:
         (most,) = self._ranks.highest([len(ours)])
         if not most:
             return
-        problems = [problem for theirs in self._ranks.gather(ours) for problem in theirs]
-        self.standing.num_unreadable += len(problems)
-        for problem in problems:
-            self._journal.problem(self.standing, f"unreadable and replaced: {problem}")
+        known = self.standing.unreadable
+        # The same image turns up in every epoch: it is one, however often it is replaced.
+        for problem in dict.fromkeys(chain(*self._ranks.gather(ours))):
+            if problem not in known:
+                known.append(problem)
+                self._journal.problem(self.standing, f"unreadable and replaced: {problem}")
         limit = self._config.data.max_unreadable
-        if self.standing.num_unreadable > limit:
+        if len(known) > limit:
             raise TooManyUnreadable(
-                f"{self.standing.num_unreadable} images could not be read, and data.max_unreadable "
-                f"is {limit}; the last one: {problems[-1]}"
+                f"{len(known)} images could not be read, and data.max_unreadable is {limit}; "
+                f"the last one: {known[-1]}"
             )
 
     def _handle_nonfinite(self, batches: Sequence[Batch], result: StepResult) -> None:

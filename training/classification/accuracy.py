@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.graph import Normalise
 from training.classification.samples import LabelledImages, evaluation_sample, read_picture
 from training.config import TrainConfig
-from training.data.images import Pixels, UnreadableImage
+from training.data.sampling.images import Pixels, UnreadableImage
 from training.distributed import Ranks
 
 #: The metric that decides which weights are best.

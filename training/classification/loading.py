@@ -10,8 +10,8 @@ from torch import Tensor
 
 from training.classification.samples import LabelledImages, read_picture, training_sample
 from training.config import TrainConfig
-from training.data.epochs import EpochLoader
-from training.data.images import Pixels, UnreadableImage
+from training.data.sampling.epochs import EpochLoader
+from training.data.sampling.images import Pixels, UnreadableImage
 
 #: Keys of random numbers: the order of an epoch, and what happens to one image.
 _ORDER, _SAMPLE = 0, 1

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from training.config import FlipConfig, StageConfig
-from training.data.colours import draw_shifts, shift_colours
-from training.data.images import Pixels, UnreadableImage
+from training.data.sampling.colours import draw_shifts, shift_colours
+from training.data.sampling.images import Pixels, UnreadableImage
 
 #: A crop's share of the image's area, and its width over its height (arXiv 1409.4842, section 6).
 _AREAS = (0.08, 1.0)
@@ -24,7 +24,7 @@ _EVALUATION_MARGIN = 256 / 224
 
 
 class LabelledImages(Protocol):
-    """Images of one class each, by position; `training.data.image_folders` has one."""
+    """Images of one class each, by position; `training.data.indexing.image_folders` has one."""
 
     classes: tuple[str, ...]
 

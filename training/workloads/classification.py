@@ -13,7 +13,7 @@ from training.classification.loading import ClassificationBatch, ClassificationL
 from training.classification.losses import classification_loss
 from training.classification.saving import save_classifier
 from training.config import TrainConfig
-from training.data.image_folders import FolderIndex
+from training.data.indexing.image_folders import FolderIndex
 from training.distributed import Ranks
 from training.networks import build_network
 from training.sample_pictures import MAX_IMAGES, picture_grid, write_name

@@ -12,12 +12,12 @@ from model.manifest import Source
 from model.rtmdet import RTMDet
 from training.config import TrainConfig
 from training.criterion import Criterion
-from training.data.index import DetectionIndex
-from training.data.loading import TrainingLoader
+from training.data.indexing.detection_index import DetectionIndex
+from training.data.sampling.loading import TrainingLoader
 from training.distributed import Ranks
-from training.evaluation import EvaluationSettings, Evaluator, primary_metric
+from training.evaluation.evaluator import EvaluationSettings, Evaluator, primary_metric
 from training.networks import build_network
-from training.nonfinite import batch_tensors
+from training.run.nonfinite import batch_tensors
 from training.sample_pictures import draw_batch
 from training.targets import DetectionBatch
 from training.workloads.base import BatchLosses, Watch
