@@ -11,6 +11,9 @@ from model.rtmdet import build_rtmdet
 from service.http_api.options import OptionFields
 from service.settings import Settings
 from tests.conftest import PROJECT
+from training.config import TrainConfig
+from training.overrides import apply_overrides
+from training.recipes import recipe
 
 DOCUMENTS = [
     PROJECT / "README.md",
@@ -18,21 +21,38 @@ DOCUMENTS = [
     *sorted((PROJECT / "docs").rglob("*.md")),
 ]
 
-#: Written by a user's commands, not part of the project.
-MADE_LATER = {"triton_repo/<name>/", "checkpoints/NAME.safetensors"}
+#: A user's files: data sets, runs, models.
+USERS_FILES = (
+    "annotations/",
+    "checkpoints/",
+    "images/",
+    "index/",
+    "labels/",
+    "problems/",
+    "ranks/",
+    "runs/",
+    "samples/",
+    "tensorboard/",
+    "train/",
+    "triton_repo/<name>/",
+)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents__paths_that_they_name_exist(document: Path) -> None:
     text = document.read_text()
-    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text)) - MADE_LATER
+    named = set(re.findall(r"`((?:[\w.-]+/)+[\w.-]*)`", text))
     linked = {
         link.partition("#")[0]
         for link in re.findall(r"\]\(([^)]+)\)", text)
         if not link.startswith("http")
     }
     # Recorded arrays and photographs beside the project are not part of it.
-    own = {path for path in named | linked if not path.startswith(("../", "tests/test_<"))}
+    own = {
+        path
+        for path in named | linked
+        if not path.startswith(("../", "tests/test_<", *USERS_FILES))
+    }
     folders = (PROJECT, document.parent)
     missing = [path for path in own if not any((folder / path).exists() for folder in folders)]
     assert missing == []
@@ -63,6 +83,27 @@ def test_readme__counts_the_parameters_of_every_variant() -> None:
             network = build_rtmdet(config)
         count = sum(parameter.numel() for parameter in network.parameters())
         assert re.search(rf"`{name}` \| {count:,} \|", text), f"{name} has {count:,} parameters"
+
+
+def test_training__settings_that_it_names_exist() -> None:
+    """Each is given back its own value."""
+    text = (PROJECT / "docs" / "training.md").read_text()
+    config = recipe("rtmdet-ins-tiny")
+    groups = "model|data|stages|optimizer|schedule|ema|loss|runtime"
+    named = set(re.findall(rf"`((?:{groups})\.[a-z_.]+)`", text))
+    assert len(named) > 15
+    named.discard("data.yaml")  # a file
+    unknown = [name for name in named if not _is_setting(config, name)]
+    assert unknown == []
+
+
+def _is_setting(config: TrainConfig, name: str) -> bool:
+    """An unknown one is refused for its name, whatever value it is given."""
+    try:
+        apply_overrides(config, [f"{name}=none"])
+    except ValueError as error:
+        return "unknown setting" not in str(error)
+    return True
 
 
 def test_settings__are_these() -> None:
