@@ -45,6 +45,7 @@ class PhotographLike:
     """Noise at several octaves as JPEG files of about 150 KB, with outlines strewn over them."""
 
     classes = ("thing",)
+    are_upright = False
 
     def __init__(self, folder: Path, *, with_outlines: bool) -> None:
         self._folder = folder

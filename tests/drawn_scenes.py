@@ -42,6 +42,7 @@ class DrawnScenes:
     """
 
     classes = ("red", "green", "blue", "yellow", "storage-tank")
+    are_upright = False
 
     def __init__(
         self, folder: Path, task: str, num_images: int = 12, *, empty: tuple[int, ...] = ()

@@ -6,9 +6,11 @@ import cv2
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tests.data_sets import write_image
 from tests.pictures import exif_block
+from training.data.decoding import decode_file
 from training.data.formats.image_headers import UnreadableImage, read_image_size, read_image_sizes
 
 
@@ -31,6 +33,22 @@ def test_image_size__follows_the_orientation(
     path.write_bytes(jpeg[:2] + b"\xff\xe1" + length + segment + jpeg[2:])
 
     decoded = cv2.imread(str(path), cv2.IMREAD_COLOR)
+
+    assert decoded is not None
+    assert read_image_size(path).upright == decoded.shape[:2]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_image_size__follows_the_orientation_as_decoders_do(
+    tmp_path: Path, orientation: int, suffix: str
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.new("RGB", (37, 21)).save(path, exif=exif)
+
+    decoded = decode_file(path)
 
     assert decoded is not None
     assert read_image_size(path).upright == decoded.shape[:2]

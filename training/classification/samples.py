@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 
 from training.config import FlipConfig, StageConfig
+from training.data.decoding import Pixels, decode_file
 from training.data.sampling.colours import draw_shifts, shift_colours
-from training.data.sampling.images import Pixels, UnreadableImage
+from training.data.sampling.images import UnreadableImage
 
 #: A crop's share of the image's area, and its width over its height (arXiv 1409.4842, section 6).
 _AREAS = (0.08, 1.0)
@@ -53,15 +54,12 @@ class Crop(NamedTuple):
 def read_picture(path: Path) -> Pixels:
     """Read an image as a viewer shows it: uint8 [h, w, 3] BGR. Raises UnreadableImage."""
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        image = decode_file(path)
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from None
-    except cv2.error:
-        # An empty file, or a header that promises too much; the rest gives None.
-        image = None
     if image is None:
         raise UnreadableImage(f"{path}: no image that can be decoded")
-    return image  # type: ignore[return-value]
+    return image
 
 
 def training_sample(

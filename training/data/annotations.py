@@ -47,6 +47,8 @@ class AnnotatedImages(Protocol):
     """
 
     classes: tuple[str, ...]
+    #: Whether annotations count pixels of the pictures as viewers show them, and not as stored.
+    are_upright: bool
 
     def __len__(self) -> int:
         """Number of images."""

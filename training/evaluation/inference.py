@@ -23,7 +23,9 @@ from training.evaluation.instances import Found
 
 
 class ImageFiles(Protocol):
-    """Images on disk, by position."""
+    """Images on disk, by position; as in `AnnotatedImages`."""
+
+    are_upright: bool
 
     def image_path(self, position: int) -> Path:
         """Where the image lies."""
@@ -44,7 +46,8 @@ class NetworkInput(NamedTuple):
 
 def read_input(images: ImageFiles, position: int, input_size: tuple[int, int]) -> NetworkInput:
     """Read an image and fit it into an input of (height, width). Raises UnreadableImage."""
-    image = read_image(images.image_path(position), images.image_size(position))
+    path, size = images.image_path(position), images.image_size(position)
+    image = read_image(path, size, upright=images.are_upright)
     height, width = input_size
     pixels, geometry = letterbox(image, width, height)
     return NetworkInput(position, pixels, geometry)

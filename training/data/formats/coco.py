@@ -36,7 +36,9 @@ def read_coco(source: DataSource, findings: Findings, *, with_outlines: bool) ->
     """
     (file,) = source.annotations
     reader = _CocoReader(file, source.images, findings, with_outlines)
-    return RecordStream(reader.categories(), len(reader.content["images"]), reader.images())
+    return RecordStream(
+        reader.categories(), len(reader.content["images"]), reader.images(), are_upright=False
+    )
 
 
 class _CocoReader:

@@ -39,7 +39,8 @@ def read_dota(source: DataSource, findings: Findings) -> RecordStream:
     (images,), (labels,) = source.images, source.annotations
     pairs = paired_by_stem(images, labels)
     note_strays(pairs, labels, findings)
-    return RecordStream(class_order, len(pairs), labelled_images(pairs, findings, annotations_in))
+    images_read = labelled_images(pairs, findings, annotations_in)
+    return RecordStream(class_order, len(pairs), images_read, are_upright=True)
 
 
 def paired_by_stem(images: Path, labels: Path) -> list[ImageAndLabels]:

@@ -14,7 +14,10 @@ from typing import BinaryIO
 
 import cv2
 
+from training.data.decoding import decode_file
+
 _PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_PIXELS, _PNG_EXIF = b"IDAT", b"eXIf"
 _JPEG = b"\xff\xd8"
 
 #: Markers of frames, all of which state the size: SOF0 to SOF15 without DHT, JPG and DAC.
@@ -22,7 +25,10 @@ _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 #: Markers without a length: TEM, RST0 to RST7, SOI.
 _BARE = frozenset({0x01, *range(0xD0, 0xD9)})
 _START_OF_SCAN, _END_OF_IMAGE, _EXIF_SEGMENT = 0xDA, 0xD9, 0xE1
+_EXIF_PREFIX = b"Exif\0\0"
 _ORIENTATION_TAG = 274
+#: The orientation stands at the beginning; a damaged length may be of any size.
+_MAX_EXIF = 2**16
 
 #: Orientations of this value or more exchange height and width.
 _FIRST_TURNED = 5
@@ -57,14 +63,13 @@ def read_image_size(path: Path) -> ImageSize:
     """The size that a file states. Raises UnreadableImage, without the path in its message."""
     try:
         with path.open("rb") as file:
-            size = _read_size(file)
+            size = _read_size(file) or _decoded_size(path)
     except FileNotFoundError:
         raise UnreadableImage("the image file is missing") from None
     except OSError as error:
         raise UnreadableImage(f"the image file cannot be read: {error.strerror}") from error
     except (struct.error, IndexError) as error:
         raise UnreadableImage("the image file is damaged or cut off") from error
-    size = size or _decoded_size(path)
     if size.height < 1 or size.width < 1:
         raise UnreadableImage("the image file states no size")
     return size
@@ -89,7 +94,8 @@ def _read_size(file: BinaryIO) -> ImageSize | None:
     head = file.read(24)
     if head.startswith(_PNG):
         width, height = struct.unpack_from(">II", head, 16)
-        return ImageSize(height, width)
+        file.seek(len(_PNG))
+        return ImageSize(height, width, _png_is_turned(file))
     if head.startswith(_JPEG):
         file.seek(len(_JPEG))
         return _jpeg_size(file)
@@ -97,10 +103,24 @@ def _read_size(file: BinaryIO) -> ImageSize | None:
 
 
 def _decoded_size(path: Path) -> ImageSize:
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
+    # As stored, and as seen: it is WebP whose metadata may differ from its pixels.
+    stored, upright = (
+        decode_file(path, flags) for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_COLOR)
+    )
+    if stored is None or upright is None:
         raise UnreadableImage("the file is no image that can be read")
-    return ImageSize(*pixels.shape[:2])
+    return ImageSize(*stored.shape[:2], is_turned=stored.shape[:2] != upright.shape[:2])
+
+
+def _png_is_turned(file: BinaryIO) -> bool:
+    """Walk from chunk to chunk up to the pixels; EXIF stands before them."""
+    while True:
+        length, kind = struct.unpack(">I4s", file.read(8))
+        if kind == _PNG_EXIF:
+            return _asks_to_be_turned(file.read(min(length, _MAX_EXIF)))
+        if kind == _PNG_PIXELS:
+            return False
+        file.seek(length + 4, 1)
 
 
 def _jpeg_size(file: BinaryIO) -> ImageSize:
@@ -117,7 +137,9 @@ def _jpeg_size(file: BinaryIO) -> ImageSize:
             _, height, width = struct.unpack(">BHH", file.read(5))
             return ImageSize(height, width, is_turned)
         if marker == _EXIF_SEGMENT:
-            is_turned = is_turned or _asks_to_be_turned(file.read(length - 2))
+            segment = file.read(length - 2)
+            if segment.startswith(_EXIF_PREFIX):
+                is_turned = is_turned or _asks_to_be_turned(segment[len(_EXIF_PREFIX) :])
         else:
             file.seek(length - 2, 1)
 
@@ -132,11 +154,8 @@ def _next_marker(file: BinaryIO) -> int:
     return marker
 
 
-def _asks_to_be_turned(segment: bytes) -> bool:
-    """Whether an APP1 segment holds EXIF whose first directory states a turned orientation."""
-    if not segment.startswith(b"Exif\0\0"):
-        return False
-    tiff = segment[6:]
+def _asks_to_be_turned(tiff: bytes) -> bool:
+    """Whether the first directory of an EXIF block states a turned orientation."""
     order = "<" if tiff.startswith(b"II") else ">"
     try:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)

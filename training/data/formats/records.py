@@ -62,12 +62,15 @@ class ImageRecord:
 class RecordStream:
     """A data set while it is read.
 
-    `images` can be run through once; `num_images` is how many it gives at most.
+    `images` can be run through once; `num_images` is how many it gives at most. `are_upright`:
+    annotations count pixels of the pictures as viewers show them, whatever their metadata say;
+    otherwise as they are stored, unless only the upright picture has the size that is stated.
     """
 
     categories: Categories
     num_images: int
     images: Iterator[ImageRecord]
+    are_upright: bool
 
 
 def hull_xyxy(points: Floats) -> tuple[float, float, float, float]:

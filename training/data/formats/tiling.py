@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from model.durable import move_into_place, part_of
 from model.preprocess import PAD_VALUE
+from training.data.decoding import decode_file
 from training.data.formats.checks import Findings, broken
 from training.data.formats.dota import annotations_in, paired_by_stem
 from training.data.formats.label_files import labelled_images, note_strays
@@ -173,10 +174,9 @@ def _begun(part: Path, images: Path, labels: Path, tiling: Tiling) -> set[str]:
 
 
 def _cut_image(record: ImageRecord, part: Path, tiling: Tiling, pool: ThreadPoolExecutor) -> None:
-    decoded = cv2.imread(str(record.path), cv2.IMREAD_COLOR)
-    if decoded is None:
+    pixels = decode_file(record.path)
+    if pixels is None:
         raise broken(record.path, "the image cannot be decoded")
-    pixels = decoded.astype(np.uint8, copy=False)
 
     def cut(window: Window) -> None:
         stem = patch_name(record.path.stem, window)

@@ -47,7 +47,8 @@ def read_yolo(source: DataSource, findings: Findings) -> RecordStream:
     categories = numbered_categories
     if source.names is not None:
         categories = tuple(Category(*pair) for pair in enumerate(source.names))
-    return RecordStream(categories, len(pairs), labelled_images(pairs, findings, read))
+    images = labelled_images(pairs, findings, read)
+    return RecordStream(categories, len(pairs), images, are_upright=True)
 
 
 def label_folder(images: Path) -> Path:

@@ -46,7 +46,7 @@ class IndexMeta(BaseModel):
     """What stands beside the arrays.
 
     `category_ids` has for each class the id in the file, -1 where the file does not list it.
-    `remarks` counts what was noticed.
+    `are_upright` as in `RecordStream`. `remarks` counts what was noticed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,6 +54,7 @@ class IndexMeta(BaseModel):
     key: IndexKey
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
+    are_upright: bool
     num_images: int
     num_instances: int
     num_trained: int
@@ -93,6 +94,7 @@ class DetectionIndex:
         self.task: Task = meta.key.task
         self.classes = meta.classes
         self.category_ids = meta.category_ids
+        self.are_upright = meta.are_upright
         self._path_text = mapped_array(folder, "path_text")
         self._path_offsets = mapped_array(folder, "path_offsets")
         self._image_sizes = mapped_array(folder, "image_sizes")
@@ -208,17 +210,23 @@ def build_index(
     findings.require_none()
     if not recorder.num_trained:
         raise broken(source.path, "no image has a box to train on")
-    return _write(folder, key, categories, recorder)
+    return _write(folder, key, categories, recorder, are_upright=stream.are_upright)
 
 
 def _write(
-    folder: Path, key: IndexKey, categories: tuple[Category, ...], recorder: Recorder
+    folder: Path,
+    key: IndexKey,
+    categories: tuple[Category, ...],
+    recorder: Recorder,
+    *,
+    are_upright: bool,
 ) -> DetectionIndex:
     arrays = recorder.arrays(categories)
     meta = IndexMeta(
         key=key,
         classes=tuple(category.name for category in categories),
         category_ids=tuple(category.id for category in categories),
+        are_upright=are_upright,
         num_images=len(arrays["image_ids"]),
         num_instances=len(arrays["labels"]),
         num_trained=recorder.num_trained,

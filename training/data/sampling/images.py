@@ -10,9 +10,9 @@ from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
-Pixels = NDArray[np.uint8]
+from training.data.decoding import Pixels, decode
+
 Value = TypeVar("Value")
 
 
@@ -20,20 +20,19 @@ class UnreadableImage(ValueError):
     """A file that is not the image that its annotations describe; the message is one line."""
 
 
-def read_image(path: Path, size: tuple[int, int]) -> Pixels:
+def read_image(path: Path, size: tuple[int, int], *, upright: bool) -> Pixels:
     """Read an image whose annotations count `size` (height, width): uint8 [h, w, 3] BGR, read-only.
 
-    Annotations of the common sets count pixels as they are stored, so that the orientation in the
-    file's metadata is ignored; it is applied where only that gives the annotated size.
-    Raises UnreadableImage.
+    `upright`: with the orientation of the file's metadata applied, as viewers show it. Otherwise as
+    it is stored, unless only the upright picture has that size. Raises UnreadableImage.
     """
     try:
         stored = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from None
     found = "no image that can be decoded"
-    for orientation in (cv2.IMREAD_IGNORE_ORIENTATION, 0):
-        image = _decode(stored, cv2.IMREAD_COLOR | orientation)
+    for orientation in (0,) if upright else (cv2.IMREAD_IGNORE_ORIENTATION, 0):
+        image = decode(stored, cv2.IMREAD_COLOR | orientation)
         if image is None:
             break
         if image.shape[:2] == size:
@@ -41,14 +40,6 @@ def read_image(path: Path, size: tuple[int, int]) -> Pixels:
             return image
         found = f"{image.shape[1]}x{image.shape[0]} pixels"
     raise UnreadableImage(f"{path}: {found}, annotated as {size[1]}x{size[0]}")
-
-
-def _decode(stored: Pixels, flags: int) -> Pixels | None:
-    try:
-        return cv2.imdecode(stored, flags)  # type: ignore[return-value]
-    except cv2.error:
-        # Empty files and headers that promise too much; the rest gives None.
-        return None
 
 
 class Memory(Generic[Value]):

@@ -134,7 +134,9 @@ class Renderer:
             if image is None:
                 try:
                     image = read_image(
-                        self._data.image_path(position), self._data.image_size(position)
+                        self._data.image_path(position),
+                        self._data.image_size(position),
+                        upright=self._data.are_upright,
                     )
                 except UnreadableImage as problem:
                     return images, str(problem)
