@@ -6,6 +6,7 @@ import torch
 
 from model.config import VARIANTS
 from model.rtmdet import build_rtmdet
+from training.datasets import ReadingReport
 from training.memory import estimate_memory
 from training.plan import DataCounts, PlannedStage, lines, make_plan
 from training.recipes import recipe
@@ -41,6 +42,21 @@ def test_plan__fine_tuning_is_in_proportion() -> None:
     assert plan.total_steps == 60 * 50
     assert plan.warmup_steps == 150
     assert plan.average_horizon_steps == 108
+
+
+def test_plan__says_when_the_warm_up_outlasts_the_run() -> None:
+    few = replace(COUNTS, train_images=40)
+    assert "-finetune" in "\n".join(lines(make_plan(recipe("rtmdet-s"), few, num_ranks=1)))
+    assert "-finetune" not in "\n".join(lines(make_plan(recipe("rtmdet-s"), COUNTS, num_ranks=1)))
+
+
+def test_reading_report__speaks_every_few_seconds() -> None:
+    said: list[str] = []
+    times = iter([0.0, 1.0, 6.0, 6.0, 7.0])
+    report = ReadingReport(said.append, clock=lambda: next(times))
+    for done in (10, 1_000, 1_200):
+        report("train", done, 5_000)
+    assert said == ["reading train: 1,000 of 5,000 images"]
 
 
 def test_plan__is_json() -> None:

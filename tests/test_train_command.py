@@ -315,6 +315,7 @@ def test_train__dry_run_prints_the_plan_and_leaves_nothing(shapes: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert "5 steps an epoch, 20 in all" in result.stdout
     assert "mixing: epochs 1 to 2" in result.stdout
+    assert "NOTE" not in result.stdout
     assert "  schedule.epochs=4" in result.stdout
     assert not (tmp_path / "run").exists()
 

@@ -10,6 +10,7 @@ mistakes, 1 for anything else.
 import json as json_format
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -120,11 +121,13 @@ def _train(request: Request, num_processes: int) -> int:
 
 def _show_plan(order: Order, num_processes: int, *, as_json: bool) -> None:
     from training.config_json import to_json
-    from training.datasets import index_data, open_data
+    from training.datasets import ReadingReport, index_data, open_data
     from training.plan import lines, make_plan
 
     with tempfile.TemporaryDirectory() as folder:
-        index_data(order.config, order.data, Path(folder))
+        index_data(
+            order.config, order.data, Path(folder), ReadingReport(partial(typer.echo, err=True))
+        )
         data = open_data(order.config, Path(folder))
         plan = make_plan(order.config, data.counts, num_processes)
         remarks = [*order.remarks, *data.remarks]

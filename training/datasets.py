@@ -1,5 +1,6 @@
 """The data of a run: found in a folder, indexed into the run's, opened by every rank."""
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,6 +18,25 @@ Report = Callable[[str, int, int], None]
 
 #: Folders inside the index's; one that is missing is a split that is missing.
 _TRAIN, _VAL = "train", "val"
+
+_REPORT_EVERY_S = 5.0
+
+
+class ReadingReport:
+    """Says how far the reading of a large data set is, every few seconds; a `Report`."""
+
+    def __init__(
+        self, say: Callable[[str], None], *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._say = say
+        self._clock = clock
+        self._next = clock() + _REPORT_EVERY_S
+
+    def __call__(self, split: str, done: int, total: int) -> None:
+        """So many images of so many are read."""
+        if self._clock() >= self._next:
+            self._next = self._clock() + _REPORT_EVERY_S
+            self._say(f"reading {split}: {done:,} of {total:,} images")
 
 
 @dataclass(frozen=True)

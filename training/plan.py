@@ -105,15 +105,25 @@ def lines(plan: Plan) -> Iterator[str]:
         f"{plan.total_steps:,} in all, {plan.warmup_steps:,} of them warm-up"
     )
     for stage in plan.stages:
-        yield f"stage      {stage.name}: epochs {stage.first} to {stage.last}"
+        last = f"s {stage.first} to {stage.last}" if stage.last > stage.first else f" {stage.last}"
+        yield f"stage      {stage.name}: epoch{last}"
     rates = ", ".join(f"{rate:.3g} at step {step:,}" for step, rate in plan.learning_rates.items())
     yield f"rates      {rates}"
     yield f"average    over about {plan.average_horizon_steps:,} steps"
     yield f"evaluation {_epochs(plan.evaluations)}"
     yield (
-        f"memory     about {plan.memory.total_bytes / 2**30:.1f} GiB on each device "
-        f"({plan.memory.activations_bytes / 2**30:.1f} of them activations), losses not counted"
+        f"memory     about {_size(plan.memory.total_bytes)} on each device "
+        f"({_size(plan.memory.activations_bytes)} of them activations), losses not counted"
     )
+    if plan.warmup_steps >= plan.total_steps:
+        yield (
+            "NOTE       the rate never gets to where it should: the run is shorter than its "
+            "warm-up. Take a recipe that ends in -finetune, or --set schedule.warmup_share=0.05"
+        )
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.1f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.0f} MiB"
 
 
 def _some(classes: tuple[str, ...]) -> str:
@@ -125,7 +135,8 @@ def _epochs(evaluations: tuple[int, ...]) -> str:
     if not evaluations:
         return "none: there is nothing to evaluate on"
     if len(evaluations) <= 8:
-        return f"after epochs {', '.join(map(str, evaluations))}"
+        plural = "s" if len(evaluations) > 1 else ""
+        return f"after epoch{plural} {', '.join(map(str, evaluations))}"
     first = ", ".join(map(str, evaluations[:3]))
     return f"{len(evaluations)} times: after epochs {first}, … {evaluations[-2]}, {evaluations[-1]}"
 

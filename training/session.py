@@ -14,7 +14,14 @@ from model.manifest import Source
 from training.checkpoint import CheckpointStore
 from training.config import TrainConfig
 from training.config_json import to_json
-from training.datasets import ClassificationData, RunData, fingerprints, index_data, open_data
+from training.datasets import (
+    ClassificationData,
+    ReadingReport,
+    RunData,
+    fingerprints,
+    index_data,
+    open_data,
+)
 from training.distributed import Ranks, join_ranks
 from training.initialisation import initialise
 from training.learner import Learner
@@ -98,7 +105,7 @@ def _open_run(order: Order, ranks: Ranks, stack: ExitStack) -> RunFolder | None:
 def _index(order: Order, run: RunFolder) -> None:
     before = fingerprints(run.paths.index)
     try:
-        index_data(order.config, order.data, run.paths.index)
+        index_data(order.config, order.data, run.paths.index, ReadingReport(_say))
     except BaseException:
         if not order.resume:
             run.discard()
@@ -178,12 +185,20 @@ class _Session:
                 raise
             raise failure from error
         if finished:
-            journal.ended(trainer.standing, finished=True, message="finished", exit_code=0)
+            message = self._farewell(trainer.standing.best)
+            journal.ended(trainer.standing, finished=True, message=message, exit_code=0)
             return 0
         by = f" by {stop.reason}" if stop.reason else ""
         message = f"stopped{by}, everything is saved: go on with --resume"
         journal.ended(trainer.standing, finished=False, message=message, exit_code=EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
+
+    def _farewell(self, best: float | None) -> str:
+        """Which weights to take."""
+        if best is None:
+            return f"finished; the weights are in {self._paths.folder}, named last"
+        metric = self._workload.primary_metric
+        return f"finished; the best weights ({metric} {best:.4f}) are in {self._paths.folder}"
 
     def _build_workload(self) -> Workload:
         if isinstance(self._data, ClassificationData):

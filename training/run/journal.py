@@ -14,6 +14,9 @@ from training.run.progress import Kind, ProgressLog, StepMeans, memory_mib
 from training.run.run_folder import RunFolder
 from training.step import StepResult
 
+#: Metrics that are recorded and left out on the screen.
+_BY_SIZE = ("_small", "_medium", "_large")
+
 
 class Journal:
     """What happens in a run, as it happens. Epochs are shown from 1 and recorded from 0."""
@@ -95,7 +98,8 @@ class Journal:
         """The averaged weights were evaluated."""
         self._means.restart()
         epochs = standing.position.epoch
-        values = ", ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+        shown = {name: value for name, value in metrics.items() if not name.endswith(_BY_SIZE)}
+        values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         best = " (the best so far)" if is_best else ""
         self._display.message(f"after epoch {epochs}: {values}{best}")
         self._record("evaluation", standing, metrics=dict(metrics), is_best=is_best)

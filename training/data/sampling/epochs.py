@@ -113,24 +113,26 @@ class EpochLoader(Generic[Plan, Batch]):
             yield batch
 
     def _start(self) -> Iterator[Batch]:
-        if self._loader is None:
-            _close_at_exit(self)
-            self._loader = DataLoader(
-                _Rendering(self._render),
-                batch_sampler=self._plans,  # type: ignore[arg-type]
-                num_workers=self._num_workers,
-                collate_fn=_as_it_is,
-                pin_memory=torch.cuda.is_available(),
-                worker_init_fn=partial(_prepare, parent=os.getpid()),
-                multiprocessing_context=multiprocessing.get_context("fork"),
-                # torch would draw a seed for its workers from the global generator.
-                generator=torch.Generator(),
-                prefetch_factor=_PREFETCHED,
-                persistent_workers=True,
-            )
         with signals_in_order(), warnings.catch_warnings():
             # Python warns of forks beside threads; `workers` says why these are safe.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
+            # More workers than cores are the user's choice, and lose nothing.
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            if self._loader is None:
+                _close_at_exit(self)
+                self._loader = DataLoader(
+                    _Rendering(self._render),
+                    batch_sampler=self._plans,  # type: ignore[arg-type]
+                    num_workers=self._num_workers,
+                    collate_fn=_as_it_is,
+                    pin_memory=torch.cuda.is_available(),
+                    worker_init_fn=partial(_prepare, parent=os.getpid()),
+                    multiprocessing_context=multiprocessing.get_context("fork"),
+                    # torch would draw a seed for its workers from the global generator.
+                    generator=torch.Generator(),
+                    prefetch_factor=_PREFETCHED,
+                    persistent_workers=True,
+                )
             self._workers = iter(self._loader)
         return self._workers
 
