@@ -332,11 +332,12 @@ def network() -> nn.Sequential:
     return layers.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
-def adamw(layers: nn.Module, lr: float = 0.01) -> torch.optim.AdamW:
+def adamw(layers: nn.Module, decay: float = 0.05) -> torch.optim.AdamW:
     decayed = [p for p in layers.parameters() if p.dim() > 1]
     others = [p for p in layers.parameters() if p.dim() <= 1]
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.05}, {"params": others, "weight_decay": 0.0}], lr=lr
+        [{"params": decayed, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}],
+        lr=0.01,
     )
 
 
@@ -360,12 +361,22 @@ def test_optimizer_state__continues_to_the_bit(tmp_path: Path) -> None:
     back = loaded(store(tmp_path))
     again = network()
     again.load_state_dict(dict(back.weights))
-    resumed = adamw(again, lr=1.0)
+    resumed = adamw(again)
     restore_optimizer(resumed, again, back.optimizer)
     for seed in range(3, 6):
         step(again, resumed, seed)
     assert equal(again.state_dict(), ours.state_dict())
-    assert resumed.param_groups[0]["betas"] == (0.9, 0.999)
+
+
+def test_restore_optimizer__leaves_changed_settings_as_they_are() -> None:
+    ours = network()
+    optimizer = adamw(ours)
+    step(ours, optimizer, 0)
+    saved = optimizer_state(optimizer, ours)
+    changed = adamw(ours, decay=0.5)
+    restore_optimizer(changed, ours, saved)
+    assert [group["weight_decay"] for group in changed.param_groups] == [0.5, 0.0]
+    assert len(changed.state) == len(optimizer.state)
 
 
 def test_restore_optimizer__keeps_the_strides_of_the_parameters() -> None:

@@ -43,9 +43,11 @@ def optimizer_state(optimizer: Optimizer, network: nn.Module) -> OptimizerState:
 
 
 def restore_optimizer(optimizer: Optimizer, network: nn.Module, state: OptimizerState) -> None:
-    """Put `state` into `optimizer`, which must have the same groups of the same parameters.
+    """Put the tensors of `state` into `optimizer`, which must have the same groups of parameters.
 
-    Raises ForeignOptimizerState, which names the first difference.
+    The hyper-parameters stay those that it was built with: they are the run's, which may have been
+    changed since, and say which kernels suit its device. Raises ForeignOptimizerState, which names
+    the first difference.
     """
     current = optimizer_state(optimizer, network)
     ours = [list(group["names"]) for group in current.groups]
@@ -63,10 +65,10 @@ def restore_optimizer(optimizer: Optimizer, network: nn.Module, state: Optimizer
         entries.setdefault(place, {})[entry] = _like(parameters[place], value)
     groups = [
         {
-            **{key: _tuple(value) for key, value in group.items() if key != "names"},
-            "params": [index[name] for name in group["names"]],
+            **{key: value for key, value in group.items() if key != "params"},
+            "params": [index[name] for name in names],
         }
-        for group in state.groups
+        for group, names in zip(optimizer.param_groups, ours, strict=True)
     ]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
 
@@ -76,11 +78,6 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     if value.shape != parameter.shape:
         return value.clone()  # a counter
     return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-
-
-def _tuple(value: Any) -> Any:
-    """JSON has lists alone, and the optimizer's pairs are tuples."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _difference(ours: list[list[str]], theirs: list[list[str]]) -> str:
