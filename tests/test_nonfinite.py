@@ -1,5 +1,6 @@
 import json
 import math
+import resource
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,18 @@ def test_save_nonfinite__replaces_what_an_earlier_attempt_left(tmp_path: Path) -
         place = save_nonfinite(tmp_path, found(layers), {"images": torch.tensor([value])})
     assert load_file(place / "batch.safetensors")["images"].item() == 2.0
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_save_nonfinite__a_full_disk_is_an_error_of_the_system(tmp_path: Path) -> None:
+    """The trainer takes it lightly; the kernel refuses to write on here."""
+    problem, batch = found(after_backward()), {"images": torch.zeros(50_000)}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            save_nonfinite(tmp_path, problem, batch)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("saved", [Path("problems/step-00000012-rank0"), None])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import SupportsFloat
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from training.targets import DetectionBatch
@@ -78,7 +78,8 @@ def save_nonfinite(folder: Path, found: NonFiniteStep, batch: Mapping[str, Tenso
         shutil.rmtree(place)
     place.mkdir(parents=True)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in batch.items()}
-    save_file(tensors, place / "batch.safetensors")
+    # Its own way to write files fails with an error that is no OSError.
+    (place / "batch.safetensors").write_bytes(save(tensors))
     content = {
         "step": found.step,
         "epoch": found.epoch,
