@@ -93,6 +93,29 @@ def test_trainer__best_weights_are_those_of_the_best_evaluation(tmp_path: Path) 
     assert state.best == 0.5
 
 
+def test_trainer__a_finished_run_that_is_made_longer_knows_its_best(tmp_path: Path) -> None:
+    config = toy_config(epochs=1, last_stage_epochs=1)
+    assert toy_trainer(tmp_path, ToyWorkload(scores=(0.9,)), config).run()
+    best = load_file(tmp_path / "best.safetensors")
+    longer = replace(config, schedule=replace(config.schedule, epochs=2))
+    trainer = toy_trainer(tmp_path, ToyWorkload(scores=(0.5,)), longer)
+    resume(trainer)
+    assert trainer.run()
+    assert trainer.standing.best == 0.9
+    for name, value in load_file(tmp_path / "best.safetensors").items():
+        assert torch.equal(value, best[name])
+
+
+def test_trainer__saves_a_standing_once(tmp_path: Path) -> None:
+    config = toy_config(epochs=3, last_stage_epochs=0)
+    config = replace(config, runtime=replace(config.runtime, checkpoint_every_steps=1))
+    assert toy_trainer(tmp_path, ToyWorkload(), config).run()
+    records = read_records(tmp_path / "progress.jsonl")
+    steps = [each["step"] for each in records if each["kind"] == "checkpoint"]
+    # Three steps an epoch; the last is saved again with its evaluation.
+    assert steps == [*range(1, 10), 9]
+
+
 def test_trainer__stopped_before_an_evaluation_makes_it_when_resumed(tmp_path: Path) -> None:
     config = toy_config(epochs=2, last_stage_epochs=0)
     # Six steps, and the question inside the evaluation is the seventh.
@@ -150,6 +173,18 @@ def test_trainer__rolls_back_and_leaves_the_batch_out(tmp_path: Path) -> None:
         each for each in read_records(tmp_path / "progress.jsonl") if each["kind"] == "problem"
     ]
     assert "left out" in problem["message"]
+
+
+def test_trainer__rolls_back_before_anything_was_due_to_be_saved(tmp_path: Path) -> None:
+    def spoiled_at_once(epoch: int, number: int, batch: ToyBatch) -> ToyBatch:
+        is_first = (epoch, number) == (0, 0)
+        return replace(batch, labels=torch.full_like(batch.labels, -100)) if is_first else batch
+
+    trainer = toy_trainer(
+        tmp_path, ToyWorkload(spoil=spoiled_at_once), rolling(toy_config(accumulation=1), 1)
+    )
+    assert trainer.run()
+    assert trainer.standing.num_rollbacks == 1
 
 
 def test_trainer__rolls_back_so_often_and_no_more(tmp_path: Path) -> None:

@@ -71,6 +71,9 @@ class Trainer:
 
         Raises NonFiniteLoss, TooManyUnreadable, CheckpointFailed; what was saved stays.
         """
+        if self._config.runtime.on_nonfinite == "rollback" and not self._saver.can_restore:
+            # The first steps, too, need something to go back to.
+            self._save()
         while True:
             if self._evaluation_is_due() and not self._evaluate():
                 return False
@@ -78,6 +81,8 @@ class Trainer:
                 break
             if not self._train_epoch():
                 return False
+        # With the last evaluation: a run that is made longer knows its best.
+        self._save()
         self._saver.save_weights("last", self._learner, {})
         return True
 
@@ -116,8 +121,8 @@ class Trainer:
         return switch or self._config.schedule.evaluates_after(epochs_done)
 
     def _save(self) -> None:
-        self._saver.save(self._learner)
-        self._journal.saved(self.standing)
+        if self._saver.save(self._learner):
+            self._journal.saved(self.standing)
 
     # ---------------------------------------------------------------------------------- evaluation
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 
 from training.checkpoint import CheckpointStore, DamagedCheckpoint, TrainingState
@@ -43,6 +44,8 @@ class Saver:
         self._clock = clock
         self._last_step = 0
         self._last_save_s = clock()
+        # What the latest checkpoint holds, as far as this run wrote or read it.
+        self._saved: Standing | None = None
 
     def is_due(self, position: Position) -> bool:
         """Whether enough was done since the last checkpoint that it should not be lost."""
@@ -50,12 +53,24 @@ class Saver:
         steps = self._pace.step(position) - self._last_step
         return steps >= self._every_steps or (steps > 0 and waited >= self._every_s)
 
-    def save(self, learner: Learner) -> None:
-        """Write a checkpoint. Every rank calls it; raises CheckpointFailed on all of them."""
+    @property
+    def can_restore(self) -> bool:
+        """Whether there is anything to go back to."""
+        return self._saved is not None
+
+    def save(self, learner: Learner) -> bool:
+        """Write a checkpoint, unless the latest holds just that; returns whether it was written.
+
+        Every rank calls it; raises CheckpointFailed on all of them.
+        """
+        if self._saved == learner.standing:
+            return False
         random = gather_random_states(self._ranks.control)
         self._ranks.on_first(lambda: self._write(learner, random))
+        self._saved = deepcopy(learner.standing)
         self._last_step = self._pace.step(learner.standing.position)
         self._last_save_s = self._clock()
+        return True
 
     def _write(self, learner: Learner, random: Sequence[RandomState]) -> None:
         pace, standing = self._pace, learner.standing
@@ -99,13 +114,15 @@ class Saver:
             Position(state.epoch, state.batch), Pace(*state.extra["pace"])
         )
         self._last_step = self._pace.step(position)
-        return Standing(
+        standing = Standing(
             position=position,
             evaluated=state.extra["evaluated"],
             best=state.best,
             num_rollbacks=state.rollbacks,
             unreadable=list(state.extra["unreadable"]),
         )
+        self._saved = deepcopy(standing)
+        return standing
 
     def save_weights(self, name: str, learner: Learner, metrics: Mapping[str, float]) -> None:
         """Write the averaged weights for export, as `name` in the run's folder."""
