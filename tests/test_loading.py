@@ -14,6 +14,7 @@ import torch
 
 from tests.drawn_scenes import DrawnScenes, scenes_config
 from training.data.annotations import Annotations
+from training.data.sampling.images import UnreadableImage
 from training.data.sampling.loading import TrainingLoader, WorkerLost
 from training.targets import DetectionBatch
 
@@ -198,6 +199,17 @@ def test_training_loader__reports_images_that_were_replaced(tmp_path: Path) -> N
     assert problems[0].startswith(str(scenes.image_path(5)))
 
 
+def test_training_loader__no_readable_image_is_an_error_of_one_line(tmp_path: Path) -> None:
+    scenes = DrawnScenes(tmp_path, "detect", 4)
+    for position in range(4):
+        scenes.image_path(position).write_bytes(b"")
+    loader = TrainingLoader(scenes, scenes_config("detect", num_workers=1))
+    with pytest.raises(UnreadableImage) as failure:
+        next(loader.epoch(0))
+    loader.close()
+    assert len(str(failure.value).splitlines()) == 1
+
+
 def test_training_loader__a_mistake_in_a_worker_is_passed_on(tmp_path: Path) -> None:
     class Broken(DrawnScenes):
         def image_path(self, position: int) -> Path:
@@ -229,6 +241,7 @@ _TRAINING_PROCESS = """
 import os, sys, time
 from pathlib import Path
 from tests.drawn_scenes import DrawnScenes, scenes_config
+from training.data.sampling.images import UnreadableImage
 from training.data.sampling.loading import TrainingLoader
 import psutil
 

@@ -15,6 +15,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from training.data.sampling.images import UnreadableImage
 from training.data.sampling.workers import prepare_worker, signals_in_order
 
 #: Batches that wait, finished, for each worker.
@@ -110,9 +111,11 @@ class EpochLoader(Generic[Plan, Batch]):
                 return
             except (RuntimeError, EOFError, OSError) as error:
                 raise _explained(error) from error
+            if isinstance(batch, UnreadableImage):
+                raise batch
             yield batch
 
-    def _start(self) -> Iterator[Batch]:
+    def _start(self) -> Iterator[Batch | UnreadableImage]:
         with signals_in_order(), warnings.catch_warnings():
             # Python warns of forks beside threads; `workers` says why these are safe.
             warnings.filterwarnings("ignore", message=".*fork", category=DeprecationWarning)
@@ -176,9 +179,16 @@ class _Rendering(Dataset[Batch], Generic[Plan, Batch]):
     def __getitem__(self, plan: Plan) -> Batch:
         return self._render([plan])
 
-    def __getitems__(self, plans: list[Plan]) -> Batch:
-        """The finished batch of these plans."""
-        return self._render(plans)
+    def __getitems__(self, plans: list[Plan]) -> Batch | UnreadableImage:
+        """The finished batch of these plans.
+
+        The error that is no mistake is handed over as a value: raised, torch would put this
+        process's traceback into its message.
+        """
+        try:
+            return self._render(plans)
+        except UnreadableImage as error:
+            return error
 
 
 def _as_it_is(batch: Any) -> Any:
