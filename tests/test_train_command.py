@@ -220,6 +220,46 @@ def test_train__killed_before_the_first_checkpoint_begins_anew(
     assert_same_bits(last_state(out), last_state(whole_run))
 
 
+#: The command, with a request to stop that comes just before a part of getting ready.
+_STOPPED_EARLY = """
+import signal, sys
+from training import session
+from training.__main__ import app
+
+part = sys.argv.pop(1)
+do_part = getattr(session, part)
+
+def stopped(*arguments):
+    signal.raise_signal(signal.SIGTERM)
+    return do_part(*arguments)
+
+setattr(session, part, stopped)
+app()
+"""
+
+
+def stop_before(part: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", _STOPPED_EARLY, part, "train", *arguments]
+    return subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+
+
+def test_train__asked_to_stop_before_the_data_are_read(shapes: Path, tmp_path: Path) -> None:
+    done = stop_before("fingerprints", *new_run(shapes, tmp_path / "run"))
+    assert done.returncode == EXIT_INTERRUPTED, done.stderr
+    assert "stopped by SIGTERM before anything was trained" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_train__asked_to_stop_before_the_first_step(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    done = stop_before("open_data", *new_run(shapes, out))
+    assert done.returncode == EXIT_INTERRUPTED, done.stderr
+    assert steps_done(out) == 0
+    status = read_status(out)
+    assert status is not None
+    assert status.state == "interrupted"
+
+
 # -------------------------------------------------------------------------------- mistakes
 
 

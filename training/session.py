@@ -10,14 +10,15 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from model.command_line import EXIT_FAILURE, EXIT_MISTAKE
 from model.manifest import Source
 from training.checkpoint import CheckpointStore
 from training.config import TrainConfig
 from training.config_json import to_json
 from training.datasets import (
     ClassificationData,
+    DetectionData,
     ReadingReport,
-    RunData,
     fingerprints,
     index_data,
     open_data,
@@ -43,26 +44,32 @@ from training.workloads.base import Workload
 from training.workloads.classification import ClassificationWorkload
 from training.workloads.detection import DetectionWorkload
 
-#: A failure that is not the caller's.
-EXIT_FAILURE = 1
-
 
 class LostRank(RuntimeError):
     """Another rank ended in the middle of the run."""
+
+
+class _StoppedWhileReading(Exception):
+    """Someone asked to stop before the data were read."""
 
 
 def train(order: Order) -> int:
     """Train as one of the ranks; returns the exit code.
 
     Raises ValueError for the caller's mistakes, CheckpointFailed, NonFiniteLoss,
-    TooManyUnreadable and WorkerLost; what was saved before stays.
+    TooManyUnreadable, WorkerLost and LostRank; what was saved before stays.
     """
     # From here on a signal is a request: what was begun is put in order.
     with StopRequest() as stop, ExitStack() as stack:
         ranks = join_ranks(order.config.runtime.device)
         stack.callback(ranks.leave)
         _set_up_torch(order.config, ranks)
-        run = _open_run(order, ranks, stack)
+        try:
+            run = _open_run(order, ranks, stop, stack)
+        except _StoppedWhileReading:
+            if ranks.is_first:
+                _say(f"stopped by {stop.reason} before anything was trained")
+            return EXIT_INTERRUPTED
         try:
             data = open_data(order.config, RunPaths(order.out).index)
             session = _Session(order, ranks, run, data, stack)
@@ -83,7 +90,7 @@ def _set_up_torch(config: TrainConfig, ranks: Ranks) -> None:
     torch.backends.cudnn.benchmark = True
 
 
-def _open_run(order: Order, ranks: Ranks, stack: ExitStack) -> RunFolder | None:
+def _open_run(order: Order, ranks: Ranks, stop: StopRequest, stack: ExitStack) -> RunFolder | None:
     """The run's folder, its data indexed; on the first rank. The others wait until it is done."""
     opened: list[RunFolder] = []
 
@@ -96,16 +103,23 @@ def _open_run(order: Order, ranks: Ranks, stack: ExitStack) -> RunFolder | None:
             run = RunFolder.create(order.out, config, {"data": str(order.data.absolute())})
         opened.append(run)
         stack.callback(run.close)
-        _index(order, run)
+        _index(order, run, stop)
 
     ranks.on_first(open_run)
     return opened[0] if opened else None
 
 
-def _index(order: Order, run: RunFolder) -> None:
+def _index(order: Order, run: RunFolder, stop: StopRequest) -> None:
     before = fingerprints(run.paths.index)
+    report = ReadingReport(_say)
+
+    def watch(split: str, done: int, total: int) -> None:
+        if stop.requested:
+            raise _StoppedWhileReading
+        report(split, done, total)
+
     try:
-        index_data(order.config, order.data, run.paths.index, ReadingReport(_say))
+        index_data(order.config, order.data, run.paths.index, watch)
     except BaseException:
         if not order.resume:
             run.discard()
@@ -124,7 +138,12 @@ class _Session:
     """
 
     def __init__(
-        self, order: Order, ranks: Ranks, run: RunFolder | None, data: RunData, stack: ExitStack
+        self,
+        order: Order,
+        ranks: Ranks,
+        run: RunFolder | None,
+        data: DetectionData | ClassificationData,
+        stack: ExitStack,
     ) -> None:
         self._order = order
         self._config = order.config
@@ -177,10 +196,13 @@ class _Session:
     def _watched(self, trainer: Trainer, journal: Journal, stop: StopRequest) -> int:
         """Run it, and leave word of how that ended."""
         try:
-            finished = trainer.run()
+            # To get ready may have taken long, and so may the first step.
+            (stopped,) = self._ranks.highest([stop.requested])
+            finished = not stopped and trainer.run()
         except Exception as error:
             failure = _lost_rank(error, self._ranks, self._paths) or error
-            journal.failed(trainer.standing, str(failure), EXIT_FAILURE)
+            exit_code = EXIT_MISTAKE if isinstance(failure, ValueError) else EXIT_FAILURE
+            journal.failed(trainer.standing, str(failure), exit_code)
             if failure is error:
                 raise
             raise failure from error
