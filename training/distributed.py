@@ -5,7 +5,7 @@ by the environment. A process that was started alone is a group of one, and noth
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -68,6 +68,12 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values, src=0, group=self.control)
         return values[0]
+
+    def share_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Give every rank's tensors, on its own device, the values of the first one's."""
+        if self.num_ranks > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, src=0)
 
     def on_first(self, work: Callable[[], Value]) -> Value:
         """Let the first rank work; every rank gets its value, or raises its error."""

@@ -137,6 +137,9 @@ class Trainer:
     def _evaluate(self) -> bool:
         """Evaluate the averaged weights; whether that was done, and not stopped in the middle."""
         standing, network = self.standing, self._learner.average.network
+        # Batch norms that are not synchronised have other statistics on every rank; those of the
+        # first are saved.
+        self._ranks.share_from_first(network.buffers())
         self._journal.evaluation_begins(standing)
         metrics = self._workload.evaluate(network, lambda _done, _total: not self._stop_requested())
         if metrics is None:
