@@ -24,6 +24,7 @@ from training.__main__ import app
 from training.checkpoint import CheckpointStore, TrainingState
 from training.data.shapes import write_shapes
 from training.run.interruption import EXIT_INTERRUPTED
+from training.run.launch import EXIT_MISTAKE, launch
 from training.run.progress import current_records, read_records
 from training.run.run_folder import read_status
 
@@ -457,3 +458,28 @@ def test_train__two_ranks_stop_save_and_go_on(shapes: Path, tmp_path: Path) -> N
     assert len(stopped.random) == 2
     complete("--out", str(out), "--resume", "--num-processes", "2")
     assert last_state(out).step == TOTAL_STEPS
+
+
+#: A rank of two, the second of which fails while it gets ready.
+_SECOND_FAILS = """
+import os, sys
+from training import session
+from training.__main__ import app
+
+def fail(*arguments):
+    raise ValueError("there is something wrong here alone")
+
+if os.environ["RANK"] == "1":
+    session.open_data = fail
+app()
+"""
+
+
+def test_train__a_rank_lost_while_getting_ready_is_said_in_a_line(
+    shapes: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    command = [sys.executable, "-c", _SECOND_FAILS, "train", *new_run(shapes, tmp_path / "run")]
+    assert launch(2, command, 60, logs=tmp_path / "logs") == EXIT_MISTAKE
+    said = capfd.readouterr().err
+    assert "rtmdet: another process of this run has ended" in said
+    assert "Traceback" not in said

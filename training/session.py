@@ -65,19 +65,28 @@ def train(order: Order) -> int:
         stack.callback(ranks.leave)
         _set_up_torch(order.config, ranks)
         try:
-            run = _open_run(order, ranks, stop, stack)
+            return _train(order, ranks, stop, stack)
         except _StoppedWhileReading:
             if ranks.is_first:
                 _say(f"stopped by {stop.reason} before anything was trained")
             return EXIT_INTERRUPTED
-        try:
-            data = open_data(order.config, RunPaths(order.out).index)
-            session = _Session(order, ranks, run, data, stack)
-        except BaseException:
-            if run is not None and not order.resume:
-                run.discard()
-            raise
-        return session.train(stop)
+        except Exception as error:
+            lost = _lost_rank(error, ranks, RunPaths(order.out))
+            if lost is None:
+                raise
+            raise lost from error
+
+
+def _train(order: Order, ranks: Ranks, stop: StopRequest, stack: ExitStack) -> int:
+    run = _open_run(order, ranks, stop, stack)
+    try:
+        data = open_data(order.config, RunPaths(order.out).index)
+        session = _Session(order, ranks, run, data, stack)
+    except BaseException:
+        if run is not None and not order.resume:
+            run.discard()
+        raise
+    return session.train(stop)
 
 
 def _set_up_torch(config: TrainConfig, ranks: Ranks) -> None:
@@ -203,9 +212,7 @@ class _Session:
             failure = _lost_rank(error, self._ranks, self._paths) or error
             exit_code = EXIT_MISTAKE if isinstance(failure, ValueError) else EXIT_FAILURE
             journal.failed(trainer.standing, str(failure), exit_code)
-            if failure is error:
-                raise
-            raise failure from error
+            raise
         if finished:
             message = self._farewell(trainer.standing.best)
             journal.ended(trainer.standing, finished=True, message=message, exit_code=0)
