@@ -20,6 +20,7 @@ from model.config import VARIANTS
 from model.manifest import Source
 from model.rtmdet import build_rtmdet
 from tests.conftest import PROJECT
+from tests.data_sets import coco_content, write_coco
 from training.__main__ import app
 from training.checkpoint import CheckpointStore, TrainingState
 from training.data.shapes import write_shapes
@@ -458,6 +459,20 @@ def test_train__two_ranks_stop_save_and_go_on(shapes: Path, tmp_path: Path) -> N
     assert len(stopped.random) == 2
     complete("--out", str(out), "--resume", "--num-processes", "2")
     assert last_state(out).step == TOTAL_STEPS
+
+
+def test_dry_run__lists_every_problem_of_the_data(tmp_path: Path) -> None:
+    content = coco_content()
+    for annotation in content["annotations"]:
+        annotation["bbox"] = [1, 2, 3]
+    write_coco(tmp_path / "set", content)
+
+    result = invoke("--recipe", "rtmdet-nano", "--data", tmp_path / "set", "--dry-run")
+
+    assert result.exit_code == 2
+    assert [f"annotation {number}: 'bbox'" in result.stderr for number in (101, 102, 103)] == [
+        True
+    ] * 3
 
 
 #: A rank of two, the second of which fails while it gets ready.

@@ -76,12 +76,12 @@ def train(  # noqa: PLR0913 - one parameter for each option of the command
     if out is None and not dry_run:
         raise ValueError("--out is missing: the folder for the run's checkpoints and logs")
     request = Request(out or Path(), recipe, data, tuple(assignments or ()), resume)
-    if dry_run:
-        _show_plan(order_of(request), num_processes, as_json=json)
-        return
     from training.data.formats.checks import BrokenData
 
     try:
+        if dry_run:
+            _show_plan(order_of(request), num_processes, as_json=json)
+            return
         raise typer.Exit(_train(request, num_processes))
     except BrokenData as error:
         typer.echo(f"rtmdet: {error.report()}", err=True)
