@@ -1,5 +1,6 @@
 """Reading YOLO's text files: what a sound file gives, and how each fault is told."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -180,3 +181,57 @@ def test_lines__boxes_lie_around_their_centre(shares: list[float]) -> None:
     np.testing.assert_allclose(
         [right - left, bottom - top], [width * WIDTH, height * HEIGHT], atol=1e-9
     )
+
+
+@pytest.mark.parametrize("number", ["1.0", "1.000000", "1."])
+def test_reading__takes_whole_numbers_with_a_point_as_classes(folder: Path, number: str) -> None:
+    write_yolo(folder, [f"{number} 0.5 0.5 0.25 0.4"])
+
+    assert index_of(folder).annotations(0).labels.tolist() == [1]
+
+
+def test_faults__a_class_between_two_numbers(folder: Path) -> None:
+    assert "line 1: must be a class number" in fault(folder, ["0.5 0.5 0.5 0.25 0.4"])
+
+
+def test_faults__labels_are_a_pipe(folder: Path) -> None:
+    labels = write_yolo(folder, [BOX])
+    labels.unlink()
+    os.mkfifo(labels)
+
+    with pytest.raises(BrokenData, match=r"a\.txt: is no file"):
+        index_of(folder)
+
+
+def test_lists__may_begin_with_a_byte_order_mark(folder: Path) -> None:
+    write_yolo(folder, [BOX])
+    write_lines(folder / "data.yaml", ["names: [cat, dog]", "train: train.txt"])
+    (folder / "train.txt").write_bytes(b"\xef\xbb\xbfimages/train/a.png\r\n")
+
+    assert index_of(folder).image_path(0).name == "a.png"
+
+
+def test_lists__are_refused_unless_text(folder: Path) -> None:
+    write_yolo(folder, [BOX])
+    write_lines(folder / "data.yaml", ["names: [cat, dog]", "train: train.txt"])
+    (folder / "train.txt").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(BrokenData, match=r"train\.txt: cannot be read as text"):
+        index_of(folder)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("names: [cat, null]", "the name of class 1 must be a text, not None"),
+        ("names: [cat, [dog]]", "the name of class 1 must be a text, not"),
+        ("names: 2001-99-99", "no YAML: month must be in 1..12"),
+        (f"names: [cat]\ntrain: {'a' * 5000}", "lies neither in"),
+    ],
+)
+def test_faults__the_description_cannot_be_used(folder: Path, line: str, said: str) -> None:
+    write_yolo(folder, [BOX])
+    write_lines(folder / "data.yaml", [line])
+
+    with pytest.raises(BrokenData, match=said):
+        index_of(folder)

@@ -4,6 +4,7 @@ JPEG and PNG are read here, other formats are left to OpenCV. Many files are rea
 since on network disks each waits for the disk alone.
 """
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -61,10 +62,16 @@ class ImageSize:
 
 def read_image_size(path: Path) -> ImageSize:
     """The size that a file states. Raises UnreadableImage, without the path in its message."""
+    # Neither a pipe, which would be waited for, nor a device without an end.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UnreadableImage("the image file is no file")
     try:
         with path.open("rb") as file:
             size = _read_size(file) or _decoded_size(path)
-    except FileNotFoundError:
+    except UnreadableImage:
+        raise
+    except (FileNotFoundError, ValueError):
+        # Names with a zero byte or half a character cannot be those of a file.
         raise UnreadableImage("the image file is missing") from None
     except OSError as error:
         raise UnreadableImage(f"the image file cannot be read: {error.strerror}") from error

@@ -3,6 +3,7 @@
 The files give no sizes and no ids: sizes are read from the images, ids are positions.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +73,10 @@ def labelled_images(
 
 
 def _lines(file: Path, findings: Findings) -> list[str]:
+    # A pipe would be waited for.
+    if os.path.exists(file) and not os.path.isfile(file):
+        findings.problem(file, "", "is no file")
+        return []
     try:
         return file.read_text("utf-8-sig").splitlines()
     except FileNotFoundError:

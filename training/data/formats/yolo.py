@@ -63,7 +63,7 @@ def label_folder(images: Path) -> Path:
 def _pairs(place: Path, findings: Findings) -> list[ImageAndLabels]:
     """Images and their label files, of a folder or of a text file that lists images."""
     if place.is_file():
-        lines = place.read_text("utf-8").split("\n")
+        lines = _listed(place)
         listed = [place.parent / line.strip() for line in lines if line.strip()]
         if not listed:
             raise broken(place, "lists no image")
@@ -76,6 +76,13 @@ def _pairs(place: Path, findings: Findings) -> list[ImageAndLabels]:
     pairs = [_pair(image, labels / image.parent.relative_to(place)) for image in images]
     note_strays(pairs, labels, findings)
     return pairs
+
+
+def _listed(file: Path) -> list[str]:
+    try:
+        return file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise broken(file, f"cannot be read as text: {error}") from error
 
 
 def _pair(image: Path, labels: Path) -> ImageAndLabels:
@@ -97,11 +104,19 @@ def annotations_in(
             yield number, _annotation(number, line.split(), size, names)
 
 
+def _class_number(word: str) -> int:
+    # Tools that write all numbers alike write 2.0 for 2.
+    whole, _, share = word.partition(".")
+    if share.strip("0"):
+        raise ValueError(word)
+    return int(whole)
+
+
 def _annotation(
     number: int, words: list[str], size: tuple[int, int], names: tuple[str, ...] | None
 ) -> InstanceRecord | str:
     try:
-        category = int(words[0])
+        category = _class_number(words[0])
         shares = np.array([float(word) for word in words[1:]], np.float64)
     except ValueError:
         return f"must be a class number and numbers: {' '.join(words)[:80]}"

@@ -1,5 +1,6 @@
 """YOLO's `data.yaml`: where the images of each split lie, and the names of the classes."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def read_yolo_yaml(file: Path) -> YoloYaml:
     """
     try:
         content = yaml.safe_load(file.read_text("utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise broken(file, f"no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise broken(file, "must be a mapping with 'names', 'train' and 'val'")
@@ -47,6 +48,9 @@ def _names(file: Path, content: dict[str, object]) -> tuple[str, ...]:
         names = [names[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise broken(file, "'names' must list the classes")
+    for number, name in enumerate(names):
+        if not isinstance(name, (str, int, float)):
+            raise broken(file, f"the name of class {number} must be a text, not {str(name)[:40]}")
     if "nc" in content and content["nc"] != len(names):
         raise broken(file, f"'nc' is {content['nc']}, but 'names' lists {len(names)} classes")
     return named_classes(file, [str(name) for name in names])
@@ -71,6 +75,7 @@ def _existing(file: Path, root: Path, split: str, place: str) -> Path:
     # `path` may be that of another machine, and exports say "../train/images" for a folder that
     # lies beside the file.
     for candidate in (root / place, file.parent / place, file.parent / place.lstrip("./")):
-        if candidate.exists():
+        # Not Path.exists, which raises for names that are too long.
+        if os.path.exists(candidate):
             return candidate.resolve()
     raise broken(file, f"'{split}' names '{place}', which lies neither in {root} nor beside it")
