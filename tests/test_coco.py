@@ -1,6 +1,7 @@
 """Reading COCO's JSON: what a sound file gives, and how each fault is told."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from pycocotools.coco import COCO
 
 from tests.data_sets import HEIGHT, WIDTH, coco_content, index_of, write_coco, write_image
 from training.data.formats.checks import MAX_LISTED, BrokenData
+from training.data.formats.coco import BACKSLASHES, LISTED_TWICE
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
+from training.data.indexing.recording import UNUSED_CLASS
 from training.data.run_lengths import compressed, decoded, expanded
 
 Content = dict[str, list[dict[str, Any]]]
@@ -504,3 +507,87 @@ def test_faults__no_json_object(folder: Path) -> None:
 
     with pytest.raises(BrokenData, match="must be an object"):
         index_of(folder)
+
+
+@pytest.mark.parametrize("value", ["0", "no", 2, [], {}])
+def test_faults__iscrowd_is_neither_0_nor_1(folder: Path, value: object) -> None:
+    said = spoilt(folder, set_value("annotations", 0, "iscrowd", value))
+
+    assert f"annotation 101: 'iscrowd' must be 0 or 1, not {json.dumps(value)}" in said
+
+
+@pytest.mark.parametrize("counts", [[10**400], [2**62, 2**62, 2**62, 2**62, WIDTH * HEIGHT]])
+def test_faults__run_lengths_beyond_any_number(folder: Path, counts: list[int]) -> None:
+    outline = {"size": [HEIGHT, WIDTH], "counts": counts}
+
+    said = spoilt(folder, set_value("annotations", 0, "segmentation", outline))
+
+    assert "annotation 101: has run lengths of which one is longer than the image" in said
+
+
+@pytest.mark.parametrize("name", ["a.png\0", "a" * 5000, "/dev/zero", "/dev/null"])
+def test_faults__names_that_are_of_no_image_file(folder: Path, name: str) -> None:
+    said = spoilt(folder, set_value("images", 0, "file_name", name))
+
+    assert "image 10: " in said
+    assert "the image file" in said
+
+
+def test_faults__an_image_is_a_pipe(folder: Path) -> None:
+    write_coco(folder, coco_content())
+    (folder / "train" / "a.png").unlink()
+    os.mkfifo(folder / "train" / "a.png")
+
+    with pytest.raises(BrokenData, match=r"image 10: .*a\.png: the image file is no file"):
+        index_of(folder)
+
+
+def test_faults__half_a_character_as_a_name(folder: Path) -> None:
+    said = spoilt(folder, set_value("categories", 0, "name", "\ud800"))
+
+    assert "category 7: needs a whole 'id' and a 'name'" in said
+
+
+def test_faults__no_box_is_left_says_why(folder: Path) -> None:
+    write_coco(folder, coco_content())
+
+    with pytest.raises(BrokenData, match=r"no image has a box to train on: 2 x images with a side"):
+        index_of(folder, min_image_side=HEIGHT + 1)
+
+
+def test_reading__takes_backslashes_for_slashes(folder: Path) -> None:
+    content = coco_content()
+    content["images"][0]["file_name"] = "..\\train\\a.png"
+    write_coco(folder, content)
+
+    index = index_of(folder)
+
+    assert index.image_path(0).is_file()
+    assert index.meta.remarks == {BACKSLASHES: 1}
+
+
+def test_reading__keeps_backslashes_that_belong_to_the_name(folder: Path) -> None:
+    content = coco_content()
+    content["images"][0]["file_name"] = "a\\b.png"
+    write_coco(folder, content)
+    (folder / "train" / "a.png").rename(folder / "train" / "a\\b.png")
+
+    assert index_of(folder).image_path(0).name == "a\\b.png"
+
+
+def test_reading__counts_files_that_are_listed_twice(folder: Path) -> None:
+    content = coco_content()
+    content["images"][1]["file_name"] = "a.png"
+    write_coco(folder, content)
+
+    index = index_of(folder)
+
+    assert (len(index), index.meta.remarks) == (2, {LISTED_TWICE: 1})
+
+
+def test_reading__counts_classes_without_annotations(folder: Path) -> None:
+    content = coco_content()
+    content["categories"].insert(0, {"id": 0, "name": "animals", "supercategory": "none"})
+    write_coco(folder, content)
+
+    assert index_of(folder).meta.remarks == {UNUSED_CLASS: 1}

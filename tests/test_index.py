@@ -27,7 +27,7 @@ from training.data.formats.checks import BrokenData
 from training.data.formats.instance_checks import NO_AREA, OUTSIDE, REACHES_OUT, TOO_SMALL
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
-from training.data.indexing.recording import SHORT_SIDED, WITHOUT_BOXES
+from training.data.indexing.recording import SHORT_SIDED, UNUSED_CLASS, WITHOUT_BOXES
 from training.data.scenes import SHAPE_NAMES
 from training.data.shapes import ShapesLayout, split_scenes, write_shapes
 
@@ -88,7 +88,7 @@ def test_index__an_image_of_a_crowd_alone_is_left_out(folder: Path) -> None:
     index = index_of(folder)
 
     assert [index.image_id(position) for position in range(len(index))] == [4]
-    assert index.meta.remarks == {WITHOUT_BOXES: 1}
+    assert index.meta.remarks == {WITHOUT_BOXES: 1, UNUSED_CLASS: 1}
 
 
 def test_index__leaves_out_images_with_a_short_side(folder: Path) -> None:
@@ -103,7 +103,7 @@ def test_index__leaves_out_images_with_a_short_side(folder: Path) -> None:
     index = index_of(folder, min_image_side=32)
 
     assert [index.image_id(position) for position in range(len(index))] == [4]
-    assert index.meta.remarks == {SHORT_SIDED: 1}
+    assert index.meta.remarks == {SHORT_SIDED: 1, UNUSED_CLASS: 1}
 
 
 def write_coco_content_only(folder: Path, content: object) -> None:
@@ -417,3 +417,16 @@ def test_index__has_the_classes_of_synthetic_scenes(folder: Path, layout: Shapes
     for position, scene in enumerate(split_scenes("train", 3, size=160, seed=0)):
         names = [index.classes[label] for label in index.annotations(position).labels]
         assert names == [SHAPE_NAMES[label] for label in scene.labels]
+
+
+def test_index__passes_over_classes_that_are_listed_and_not_met(folder: Path) -> None:
+    write_coco(folder, coco_content())
+    content = coco_content()
+    content["categories"].append({"id": 99, "name": "animals"})
+    write_coco(folder, content, split="val")
+    val = find_data(folder, "detect").val
+    assert val is not None
+
+    index = build_index(val, task="detect", folder=folder / "index", classes=("cat", "dog"))
+
+    assert (index.classes, index.category_ids) == (("cat", "dog"), (3, 7))

@@ -27,11 +27,15 @@ def compressed(counts: object, height: int, width: int) -> bytes:
     if isinstance(counts, bytes):
         runs = expanded(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts):
-        runs = np.asarray(counts, np.int64)
+        # Larger ones would not fit into the array.
+        runs = np.array([min(count, height * width + 1) for count in counts], np.int64)
     else:
         raise ValueError("run lengths that are neither a text nor a list of whole numbers")
     if (runs < 0).any():
         raise ValueError("run lengths of which one is negative")
+    # Sums of larger ones could begin anew at zero.
+    if (runs > height * width).any():
+        raise ValueError(f"run lengths of which one is longer than the image ({height}x{width})")
     if int(runs.sum()) != height * width:
         raise ValueError(
             f"run lengths of {int(runs.sum())} pixels for an image of {height * width} "

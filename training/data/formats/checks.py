@@ -56,6 +56,10 @@ class Findings:
         """Count something that a user may want to know and that stops nothing."""
         self.remarks[what] += 1
 
+    def noticed(self) -> str:
+        """The remarks in one line; empty where there is none."""
+        return "; ".join(f"{count} x {remark}" for remark, count in self.remarks.items())
+
     def require_none(self) -> None:
         """Raise BrokenData if there was any problem."""
         if self.num_problems:

@@ -5,6 +5,7 @@ The file is parsed whole, once, in one process; what is kept of it is the index.
 
 import gc
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from training.data.formats.coco_values import (
     BadValue,
     area_of,
     box_of,
+    crowd_of,
     excerpt,
+    is_name,
     is_side,
     is_whole,
     segmentation_of,
@@ -23,6 +26,10 @@ from training.data.formats.coco_values import (
 from training.data.formats.image_headers import UnreadableImage, read_image_sizes
 from training.data.formats.layouts import DataSource
 from training.data.formats.records import Category, ImageRecord, InstanceRecord, RecordStream
+
+#: Remarks that are counted.
+LISTED_TWICE = "images of a file that is listed before, taken as images of their own"
+BACKSLASHES = "names of images with backslashes, read as slashes"
 
 #: One entry of the JSON's lists.
 _Entry = dict[str, Any]
@@ -57,7 +64,7 @@ class _CocoReader:
         names: dict[int, str] = {}
         for entry in self.content["categories"]:
             number, name = entry.get("id"), entry.get("name")
-            if not is_whole(number) or not isinstance(name, str) or not name.strip():
+            if not is_whole(number) or not is_name(name):
                 what = f"category {excerpt(number)}: needs a whole 'id' and a 'name'"
                 raise broken(self._file, what)
             if number in names:
@@ -91,10 +98,12 @@ class _CocoReader:
         self.content["annotations"] = []
         folder = self._image_folder()
         entries = [entry for entry in identified if self._is_sound(entry)]
-        sizes = read_image_sizes(folder / entry["file_name"] for entry in entries)
-        for entry, size in zip(entries, sizes, strict=True):
+        paths = [self._image_path(folder, entry["file_name"]) for entry in entries]
+        for _ in range(len(paths) - len(set(paths))):
+            self._findings.remark(LISTED_TWICE)
+        sizes = read_image_sizes(paths)
+        for entry, path, size in zip(entries, paths, sizes, strict=True):
             record = f"image {entry['id']}"
-            path = folder / entry["file_name"]
             height, width = int(entry["height"]), int(entry["width"])
             if isinstance(size, UnreadableImage):
                 self._findings.problem(self._file, record, f"{path}: {size}")
@@ -135,7 +144,7 @@ class _CocoReader:
 
     def _is_sound(self, entry: _Entry) -> bool:
         what = ""
-        if not isinstance(entry.get("file_name"), str) or not entry["file_name"]:
+        if not is_name(entry.get("file_name")):
             what = "needs a 'file_name'"
         elif not all(is_side(entry.get(side)) for side in ("height", "width")):
             what = "needs 'height' and 'width' in whole pixels"
@@ -143,12 +152,20 @@ class _CocoReader:
             self._findings.problem(self._file, f"image {entry['id']}", what)
         return not what
 
+    def _image_path(self, folder: Path, name: str) -> Path:
+        if "\\" in name and not os.path.isfile(folder / name):
+            self._findings.remark(BACKSLASHES)
+            name = name.replace("\\", "/")
+        return folder / name
+
     def _image_folder(self) -> Path:
         """The folder that holds the first image that is found in any."""
         images = self.content["images"]
         for entry in images[:100]:
+            name = str(entry.get("file_name"))
             for folder in self._folders:
-                if (folder / str(entry.get("file_name"))).is_file():
+                # Not Path.is_file, which raises for names that are too long.
+                if any(os.path.isfile(folder / each) for each in (name, name.replace("\\", "/"))):
                     return folder
         if not self._folders:
             raise broken(self._file, "there is no folder of images beside the file")
@@ -178,7 +195,7 @@ class _CocoReader:
             box_xyxy=box_of(entry.get("bbox")),
             polygons=polygons,
             run_lengths=run_lengths,
-            is_crowd=bool(entry.get("iscrowd")),
+            is_crowd=crowd_of(entry.get("iscrowd")),
             area=area_of(entry.get("area")),
         )
 

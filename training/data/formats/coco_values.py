@@ -68,6 +68,20 @@ def is_whole(value: object) -> TypeGuard[int]:
     return type(value) is int and abs(value) < 2**63
 
 
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether it is a text to call something by; JSON may hold halves of characters."""
+    if not isinstance(value, str) or not value.strip():
+        return False
+    return not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def crowd_of(value: object) -> bool:
+    """Whether it is a crowd; files may leave it out."""
+    if value is None or (isinstance(value, (int, float)) and value in (0, 1)):
+        return bool(value)
+    raise BadValue(f"'iscrowd' must be 0 or 1, not {excerpt(value)}")
+
+
 def _is_number(value: object) -> TypeGuard[float]:
     return type(value) is float or is_whole(value)
 

@@ -209,7 +209,8 @@ def build_index(
     categories = recorder.ordered_categories()
     findings.require_none()
     if not recorder.num_trained:
-        raise broken(source.path, "no image has a box to train on")
+        reasons = f": {findings.noticed()}" if findings.remarks else ""
+        raise broken(source.path, f"no image has a box to train on{reasons}")
     return _write(folder, key, categories, recorder, are_upright=stream.are_upright)
 
 

@@ -24,6 +24,7 @@ from training.data.indexing.packing import ImageColumns, InstanceColumns, packed
 
 #: Remarks that are counted.
 WITHOUT_BOXES = "images without a box to train on, left out"
+UNUSED_CLASS = "classes without any annotation"
 SHORT_SIDED = "images with a side that is too short, left out"
 
 
@@ -98,15 +99,17 @@ class Recorder:
     def ordered_categories(self) -> tuple[Category, ...]:
         """The classes in the order of the labels, -1 as the id of those that no file lists.
 
-        A class that is not among the asked ones is noted as a problem.
+        A class that is met and not among the asked ones is noted as a problem.
         """
         categories = self._categories
         listed = categories(self._numbers) if callable(categories) else categories
         if self._asked is None:
+            for _ in {category.name for category in listed} - self._numbers.keys():
+                self.findings.remark(UNUSED_CLASS)
             return listed
         for category in listed:
-            if category.name not in self._asked:
-                file, record = self._places.get(category.name, (self.findings.source, ""))
+            if category.name in self._numbers and category.name not in self._asked:
+                file, record = self._places[category.name]
                 hint = nearest_hint(category.name, self._asked)
                 what = f"the class '{category.name}' is not among those that are trained{hint}"
                 self.findings.problem(file, record, what)
