@@ -115,3 +115,11 @@ def test_faults__no_class_at_all(tmp_path: Path) -> None:
 def test_open__where_there_is_no_index(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no index of a data set"):
         FolderIndex.open(tmp_path / "lost")
+
+
+def test_index__passes_over_hidden_folders(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / ".ipynb_checkpoints").mkdir()
+
+    index = index_image_folder(folder / "train", folder=tmp_path / "index")
+
+    assert index.classes == ("ant", "bee")

@@ -94,7 +94,9 @@ def index_image_folder(
 
     Raises BrokenData: classes that differ, a class without an image.
     """
-    names = sorted(entry.name for entry in images.iterdir() if entry.is_dir())
+    folders = (entry.name for entry in images.iterdir() if entry.is_dir())
+    # Notebooks and file managers leave hidden ones.
+    names = sorted(name for name in folders if not name.startswith("."))
     findings = Findings(images)
     if classes is not None:
         _compare_classes(images, names, classes, findings)
