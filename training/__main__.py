@@ -1,4 +1,4 @@
-"""The command `rtmdet train`.
+"""The command `rtmdet train`; the commands on data sets stand in `training.data_commands`.
 
 rtmdet train --recipe rtmdet-ins-tiny-finetune --data shop/ --out runs/shop
 rtmdet train --out runs/shop --resume
@@ -18,6 +18,7 @@ import typer
 
 from model.command_line import EXIT_FAILURE, EXIT_MISTAKE, one_line_errors, table
 from training.config import TrainConfig
+from training.data_commands import data as data_commands
 from training.order import Order, Request, order_of
 from training.recipes import recipe as recipe_of
 from training.recipes import recipe_names
@@ -30,11 +31,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-
-
-@app.callback()
-def _commands() -> None:
-    """Keeps `train` a command with a name while it is the only one."""
+app.add_typer(data_commands, name="data")
 
 
 _EXAMPLE = """Example: rtmdet train --recipe rtmdet-tiny-finetune --data shop --out runs/shop
