@@ -101,6 +101,13 @@ def started_by_launcher() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
+def num_ranks_here() -> int:
+    """How many ranks share this machine: some of all, where there are several machines."""
+    if not started_by_launcher():
+        return 1
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ["WORLD_SIZE"])
+
+
 def join_ranks(device: str | None) -> Ranks:
     """Become one of the ranks. `device` None: the GPU of this rank where there is one.
 

@@ -23,7 +23,7 @@ from training.datasets import (
     index_data,
     open_data,
 )
-from training.distributed import Ranks, join_ranks
+from training.distributed import Ranks, join_ranks, num_ranks_here
 from training.initialisation import initialise
 from training.learner import Learner
 from training.optimisation.batch_norm import synchronise_batch_norms
@@ -63,7 +63,7 @@ def train(order: Order) -> int:
     with StopRequest() as stop, ExitStack() as stack:
         ranks = join_ranks(order.config.runtime.device)
         stack.callback(ranks.leave)
-        _set_up_torch(order.config, ranks)
+        _set_up_torch(order.config)
         try:
             return _train(order, ranks, stop, stack)
         except _StoppedWhileReading:
@@ -89,11 +89,11 @@ def _train(order: Order, ranks: Ranks, stop: StopRequest, stack: ExitStack) -> i
     return session.train(stop)
 
 
-def _set_up_torch(config: TrainConfig, ranks: Ranks) -> None:
+def _set_up_torch(config: TrainConfig) -> None:
     """Seeds and threads: ranks on one machine share its cores."""
     torch.manual_seed(config.runtime.seed)
     cores = len(os.sched_getaffinity(0))
-    torch.set_num_threads(config.runtime.num_threads or max(cores // ranks.num_ranks, 1))
+    torch.set_num_threads(config.runtime.num_threads or max(cores // num_ranks_here(), 1))
     # Evaluation reads images on threads of its own.
     cv2.setNumThreads(0)
     torch.backends.cudnn.benchmark = True
