@@ -123,3 +123,16 @@ def test_index__passes_over_hidden_folders(folder: Path, tmp_path: Path) -> None
     index = index_image_folder(folder / "train", folder=tmp_path / "index")
 
     assert index.classes == ("ant", "bee")
+
+
+def test_index__enters_no_folder_twice(folder: Path, tmp_path: Path) -> None:
+    (folder / "train" / "ant" / "loop").symlink_to(".")
+    (folder / "train" / "ant" / "other").symlink_to("../ant")
+    (tmp_path / "more").mkdir()
+    write_image(tmp_path / "more" / "3.png")
+    (folder / "train" / "bee" / "more").symlink_to(tmp_path / "more")
+
+    index = index_image_folder(folder / "train", folder=tmp_path / "index")
+
+    names = [index.image_path(position).name for position in range(len(index))]
+    assert names == ["1.png", "2.jpg", "1.jpg", "3.png"]

@@ -36,11 +36,26 @@ def _state(place: Path, *, with_times: bool) -> Iterator[str]:
     if not place.is_dir():
         yield _file_state(place)
         return
+    for folder, files in walked(place):
+        yield folder
+        for name in files:
+            yield _file_state(Path(folder, name)) if with_times else name
+
+
+def walked(place: Path) -> Iterator[tuple[str, list[str]]]:
+    """Each folder in and below `place` with the names of its files, sorted.
+
+    Links are followed, but no folder is entered twice: links may lead back to where they lie.
+    """
+    entered: set[str] = set()
     for folder, subfolders, files in os.walk(place, followlinks=True):
         subfolders.sort()
-        yield folder
-        for name in sorted(files):
-            yield _file_state(Path(folder, name)) if with_times else name
+        real = os.path.realpath(folder)
+        if real in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        yield folder, sorted(files)
 
 
 def _file_state(file: Path) -> str:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from training.data.formats.checks import Findings, broken
 from training.data.formats.label_files import IMAGE_SUFFIXES
 from training.data.indexing.array_folders import mapped_array, read_meta, write_array_folder
+from training.data.indexing.fingerprint import walked
 from training.data.indexing.packing import PathColumns, packed_paths, text_at
 
 _VAL_NAMES = ("val", "valid", "validation")
@@ -126,7 +127,7 @@ def _compare_classes(
 
 def _images_below(folder: Path) -> Iterator[str]:
     """Paths relative to the folder of the split."""
-    for parent, _, names in os.walk(folder, followlinks=True):
+    for parent, names in walked(folder):
         place = os.path.relpath(parent, folder.parent)
         for name in names:
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):
