@@ -3,7 +3,7 @@
 python -m tests.rank_program FOLDER [--save-s 10]      prints "ready" once every rank is at work
 """
 
-from training.run.interruption import EXIT_INTERRUPTED, StopRequest, die_with_parent
+from training.interruption import EXIT_INTERRUPTED, StopRequest, die_with_parent
 
 # Before torch, which takes seconds to import.
 die_with_parent()

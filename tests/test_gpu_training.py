@@ -27,8 +27,8 @@ from training.optimisation.batch_norm import SynchronisedBatchNorm2d, synchronis
 from training.optimisation.ema import WeightAverage
 from training.run.display import SilentDisplay
 from training.run.journal import Journal
+from training.saving import Saver
 from training.session import _learner
-from training.state.saving import Saver
 from training.targets import DetectionBatch, Targets
 from training.trainer import Trainer, pace_of
 from training.workloads.base import BatchLosses

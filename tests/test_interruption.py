@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.conftest import PROJECT
-from training.run.interruption import EXIT_AT_ONCE, EXIT_INTERRUPTED, STOP_SIGNALS, StopRequest
+from training.interruption import EXIT_AT_ONCE, EXIT_INTERRUPTED, STOP_SIGNALS, StopRequest
 
 
 class Clock:
@@ -96,7 +96,7 @@ def test_stop_request__waits_however_often_it_is_terminated() -> None:
 
 CHILD = """
 import os, sys
-from training.run.interruption import die_with_parent
+from training.interruption import die_with_parent
 die_with_parent(*map(int, sys.argv[1:]))
 print(os.getpid(), flush=True)
 sys.stdin.read()
@@ -136,7 +136,7 @@ def test_die_with_parent__notices_a_parent_that_is_gone() -> None:
 WORKER = """
 import os, signal
 from training.data.sampling.workers import prepare_worker, signals_in_order
-from training.run.interruption import STOP_SIGNALS
+from training.interruption import STOP_SIGNALS
 with signals_in_order():
     for number in STOP_SIGNALS:
         signal.raise_signal(number)
@@ -155,5 +155,5 @@ def test_prepare_worker__outlives_what_stops_its_rank() -> None:
 
 
 def test_interruption__needs_no_torch() -> None:
-    code = "import sys, training.run.interruption; sys.exit('torch' in sys.modules)"
+    code = "import sys, training.interruption; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, timeout=30).returncode == 0

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import PROJECT
 from training.checkpoint import CheckpointStore
-from training.run.interruption import EXIT_INTERRUPTED
+from training.interruption import EXIT_INTERRUPTED
 from training.run.launch import launch
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")

@@ -25,7 +25,7 @@ from training.recipes import recipe
 from training.run.display import SilentDisplay
 from training.run.journal import Journal
 from training.run.progress import ProgressLog
-from training.state.saving import Saver
+from training.saving import Saver
 from training.step import PictureNetwork, Stepper
 from training.trainer import Trainer, pace_of
 from training.workloads.base import BatchLosses, Watch

@@ -16,8 +16,8 @@ from training.checkpoint import CheckpointStore
 from training.distributed import join_ranks
 from training.run.display import SilentDisplay
 from training.run.journal import Journal
+from training.saving import Saver
 from training.session import _learner
-from training.state.saving import Saver
 from training.trainer import Trainer, pace_of
 from training.workloads.base import Watch
 

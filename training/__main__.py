@@ -19,10 +19,10 @@ import typer
 from model.command_line import EXIT_FAILURE, EXIT_MISTAKE, one_line_errors, table
 from training.config import TrainConfig
 from training.data_commands import data as data_commands
+from training.interruption import die_with_parent
 from training.order import Order, Request, order_of
 from training.recipes import recipe as recipe_of
 from training.recipes import recipe_names
-from training.run.interruption import die_with_parent
 from training.run.run_folder import RunPaths
 
 app = typer.Typer(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from model.config import variant
 from training.config import TrainConfig
@@ -39,12 +40,15 @@ class ReadingReport:
             self._say(f"reading {split}: {done:,} of {total:,} images")
 
 
-@dataclass(frozen=True)
-class DetectionData:
-    """What a detector is trained and evaluated on."""
+Index = TypeVar("Index", bound=DetectionIndex | FolderIndex)
 
-    train: DetectionIndex
-    val: DetectionIndex | None
+
+@dataclass(frozen=True)
+class RunData(Generic[Index]):
+    """What is trained on, and evaluated on, if anything is."""
+
+    train: Index
+    val: Index | None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -52,10 +56,29 @@ class DetectionData:
         return self.train.classes
 
     @property
+    def num_instances(self) -> int | None:
+        """How many instances are trained on, where images have any."""
+        return None
+
+    @property
     def counts(self) -> DataCounts:
         """How much there is."""
         num_val = 0 if self.val is None else len(self.val)
-        return DataCounts(len(self.train), num_val, self.classes, self.train.meta.num_trained)
+        return DataCounts(len(self.train), num_val, self.classes, self.num_instances)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What was noticed while reading, a line each."""
+        return []
+
+
+class DetectionData(RunData[DetectionIndex]):
+    """For detectors: images with annotated instances."""
+
+    @property
+    def num_instances(self) -> int | None:
+        """Without crowds and what is marked difficult."""
+        return self.train.meta.num_trained
 
     @property
     def remarks(self) -> list[str]:
@@ -68,31 +91,8 @@ class DetectionData:
         ]
 
 
-@dataclass(frozen=True)
-class ClassificationData:
-    """What a classifier is trained and evaluated on."""
-
-    train: FolderIndex
-    val: FolderIndex | None
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Names by label."""
-        return self.train.classes
-
-    @property
-    def counts(self) -> DataCounts:
-        """How much there is."""
-        num_val = 0 if self.val is None else len(self.val)
-        return DataCounts(len(self.train), num_val, self.classes)
-
-    @property
-    def remarks(self) -> list[str]:
-        """Nothing is noticed in folders of images."""
-        return []
-
-
-RunData = DetectionData | ClassificationData
+class ClassificationData(RunData[FolderIndex]):
+    """For classifiers: images in folders."""
 
 
 def index_data(
@@ -134,7 +134,7 @@ def index_data(
         )
 
 
-def open_data(config: TrainConfig, folder: Path) -> RunData:
+def open_data(config: TrainConfig, folder: Path) -> DetectionData | ClassificationData:
     """The indexed data in `folder`. Raises ValueError where there are none."""
     has_val = (folder / _VAL).is_dir()
     if config.model.is_classifier:

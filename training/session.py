@@ -25,6 +25,7 @@ from training.datasets import (
 )
 from training.distributed import Ranks, join_ranks, num_ranks_here
 from training.initialisation import initialise
+from training.interruption import EXIT_INTERRUPTED, StopRequest
 from training.learner import Learner
 from training.optimisation.batch_norm import synchronise_batch_norms
 from training.optimisation.ema import WeightAverage
@@ -33,11 +34,10 @@ from training.order import Order
 from training.plan import lines, make_plan
 from training.position import Pace
 from training.run.display import Display, display_for
-from training.run.interruption import EXIT_INTERRUPTED, StopRequest
 from training.run.journal import Journal
 from training.run.progress import ProgressLog
 from training.run.run_folder import RunFolder, RunPaths, RunRefused
-from training.state.saving import Saver
+from training.saving import Saver
 from training.step import PictureNetwork, Stepper
 from training.trainer import Trainer, pace_of
 from training.workloads.base import Workload

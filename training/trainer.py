@@ -18,7 +18,7 @@ from training.optimisation.schedule import learning_rate
 from training.position import Pace
 from training.run.journal import Journal
 from training.run.nonfinite import find_nonfinite, nonfinite_error
-from training.state.saving import Saver
+from training.saving import Saver
 from training.step import StepResult
 from training.workloads.base import Batch, Workload
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from training.run.interruption import EXIT_AT_ONCE, EXIT_INTERRUPTED, LAUNCHER_PID, STOP_SIGNALS
+from training.interruption import EXIT_AT_ONCE, EXIT_INTERRUPTED, LAUNCHER_PID, STOP_SIGNALS
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]

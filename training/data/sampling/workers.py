@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import cv2
 
-from training.run.interruption import STOP_SIGNALS, die_with_parent
+from training.interruption import STOP_SIGNALS, die_with_parent
 
 
 def prepare_worker(parent: int) -> None:
