@@ -10,7 +10,7 @@ CLASSES ?= person
 PICTURE ?= ../shared/data/coco-mini/val/000000184324.jpg
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-inputs serve test check format bench clean distclean
+.PHONY: help setup demo demo-inputs serve test gpu check format bench clean distclean
 
 help: ## This list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ serve: $(INSTALLED) ## Serve the models of triton_repo/ on port 8000
 
 test: $(INSTALLED) ## All tests that need no GPU
 	$(BIN)/pytest --numprocesses 2 -m 'not gpu'
+
+gpu: $(INSTALLED) ## The tests that need an NVIDIA GPU
+	$(BIN)/pytest -m gpu
 
 check: $(INSTALLED) ## Format, lint, types, import rules, tests
 	$(BIN)/ruff format --check .
