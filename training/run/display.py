@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime
 from typing import IO, Protocol, TextIO, cast
 
 from rich.console import Console
@@ -16,6 +16,9 @@ from rich.table import Column
 
 #: How often the live bar is drawn.
 _REDRAW_S = 0.25
+
+#: Terminals of fewer columns have a short bar and few numbers beside it.
+_WIDE = 120
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class LiveDisplay:
     """A bar that stays at the bottom of a terminal; messages go above it.
 
     It is drawn from the calls alone, without a thread: data workers are forked from this process.
+    Where the run is and the time left are always there; losses and speed as far as there is room.
     """
 
     def __init__(
@@ -70,13 +74,16 @@ class LiveDisplay:
             column = Column(no_wrap=True, overflow="ellipsis")
             return TextColumn(template, markup=False, table_column=column)
 
+        self._cells = BarColumn(bar_width=20)
         self._bar = Progress(
-            text("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(),
+            text("{task.description}"), self._cells, MofNCompleteColumn(),
             text("{task.fields[left]}"), text("{task.fields[details]}"),
             console=console, auto_refresh=False,
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=total_steps, left="", details="")
+        self._report: StepReport | None = None
         self._clock = clock
+        self._fit()
         self._drawn = clock()
         self._bar.start()
 
@@ -88,14 +95,12 @@ class LiveDisplay:
 
     def show(self, report: StepReport) -> None:
         """Write the numbers beside the bar."""
-        details = [f"{name} {value:.4g}" for name, value in report.values.items()]
-        details.append(f"{report.images_per_second:.1f} images/s")
+        self._report = report
         self._bar.update(
             self._task,
             completed=report.step,
-            description=f"{report.stage}  epoch {report.epoch + 1}/{report.num_epochs}",
-            left=f"{_duration(report.eta_s)} left",
-            details="  ".join(details),
+            description=_place(report),
+            left=_left(report),
         )
         self._draw()
 
@@ -111,11 +116,26 @@ class LiveDisplay:
 
     def _draw(self) -> None:
         self._drawn = self._clock()
+        self._fit()
         self._bar.refresh()
+
+    def _fit(self) -> None:
+        """Suit the terminal's width, which may have changed."""
+        width = self._bar.console.width
+        self._cells.bar_width = 20 if width >= _WIDE else 10
+        if self._report is None:
+            return
+        counter = 2 * len(str(self._report.total_steps)) + 1
+        taken = len(_place(self._report)) + self._cells.bar_width + counter
+        taken += len(_left(self._report)) + 4  # a space between columns
+        self._bar.update(self._task, details=_details(self._report, width, width - taken))
 
 
 class LineDisplay:
-    """A line of name=value pairs every `every_s` seconds, and each message at once."""
+    """A line of name=value pairs every `every_s` seconds, and each message at once.
+
+    Each begins with the local time, which `now` tells.
+    """
 
     def __init__(
         self,
@@ -123,8 +143,10 @@ class LineDisplay:
         *,
         every_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = datetime.now,
     ) -> None:
         self._console = console
+        self._now = now
         self._every_s = every_s
         self._clock = clock
         self._next = clock()
@@ -150,7 +172,8 @@ class LineDisplay:
 
     def message(self, text: str) -> None:
         """Print a line."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        line = f"{self._now():%H:%M:%S} {text}"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Every line is already there."""
@@ -217,5 +240,27 @@ class LastingStream:
         return self._stream.fileno()
 
 
+def _place(report: StepReport) -> str:
+    return f"{report.stage}  epoch {report.epoch + 1}/{report.num_epochs}"
+
+
+def _left(report: StepReport) -> str:
+    return f"{_duration(report.eta_s)} left"
+
+
+def _details(report: StepReport, width: int, room: int) -> str:
+    """Losses and speed that fit into `room` cells of a terminal of `width`."""
+    # The gradient's norm jumps about; it is in the log.
+    losses = [f"{name} {value:.4g}" for name, value in report.values.items() if "loss" in name]
+    speed = f"{report.images_per_second:.1f} images/s"
+    choices = [[*losses[:1], speed], losses[:1]]
+    if width >= _WIDE:
+        choices.insert(0, [*losses, speed])
+    lines = map("  ".join, choices)
+    return next((line for line in lines if len(line) <= room), "")
+
+
 def _duration(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+    """Hours, minutes and seconds, without a space."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
