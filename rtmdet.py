@@ -33,6 +33,7 @@ def _run() -> None:
     import typer
 
     from model.__main__ import app as model_app
+    from model.command_line import quiet_when_unread
     from service.__main__ import app as service_app
     from service.errors import ServiceError
     from service.version import VERSION
@@ -62,6 +63,10 @@ def _run() -> None:
     for part in (service_app, model_app, training_app):
         app.registered_commands += part.registered_commands
         app.registered_groups += part.registered_groups
+    for command in service_app.registered_commands:
+        # Those of the other parts are so already.
+        assert command.callback is not None
+        command.callback = quiet_when_unread(command.callback)
     try:
         app()
     except (ServiceError, ValueError, OSError) as error:

@@ -1,8 +1,12 @@
 """How a command reports mistakes, reads sizes and prints tables. Torch-free."""
 
 import functools
+import os
 import re
+import select
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import NoReturn, ParamSpec
 
 import typer
@@ -13,6 +17,9 @@ from model.manifest import valid_input_size
 #: The caller's mistake, and a failure that is not the caller's.
 EXIT_MISTAKE = 2
 EXIT_FAILURE = 1
+
+#: What a shell gives for a command whose reader went away, as in `rtmdet models list | head -1`.
+EXIT_UNREAD = 141
 
 #: Modules that only the export extra brings.
 _EXPORT_EXTRA = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
@@ -26,7 +33,7 @@ def one_line_errors(command: Callable[Parameters, None]) -> Callable[Parameters,
     @functools.wraps(command)
     def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
         try:
-            command(*args, **kwargs)
+            quiet_when_unread(command)(*args, **kwargs)
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in _EXPORT_EXTRA:
                 raise
@@ -43,6 +50,40 @@ def one_line_errors(command: Callable[Parameters, None]) -> Callable[Parameters,
             _fail(": ".join(map(str, filter(None, (error.filename, error.strerror)))) or str(error))
 
     return run
+
+
+def quiet_when_unread(command: Callable[Parameters, None]) -> Callable[Parameters, None]:
+    """A command that ends without a word once nobody reads what it prints."""
+
+    @functools.wraps(command)
+    def run(*args: Parameters.args, **kwargs: Parameters.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except BrokenPipeError:
+            if not _drop_what_nobody_reads():
+                raise
+            raise typer.Exit(EXIT_UNREAD) from None
+
+    return run
+
+
+def _drop_what_nobody_reads() -> bool:
+    """Point a standard stream whose reader is gone to nowhere; whether there was one.
+
+    Other pipes break too, of worker processes and connections: those are errors.
+    """
+    dropped = False
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            poll = select.poll()
+            poll.register(stream.fileno(), 0)
+            if poll.poll(0):
+                # What Python flushes when it ends must go somewhere.
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+                dropped = True
+    return dropped
 
 
 def _fail(message: str, exit_code: int = EXIT_FAILURE) -> NoReturn:

@@ -226,6 +226,19 @@ def test_detect_command__bad_picture_is_reported_and_the_rest_go_on(
     assert done.stderr.startswith(str(bad))
 
 
+def test_detect_command__ends_quietly_when_nobody_reads(repository: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "a.jpg"
+    picture.write_bytes(photograph())
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [str(RTMDET), "detect", str(picture), "--repository", str(repository)]
+    with open(writing, "wb") as stdout:
+        done = subprocess.run(
+            command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, "")
+
+
 def test_serve__loads_no_torch(repository: Path) -> None:
     """Neither does importing the service or detecting in process."""
     script = (
