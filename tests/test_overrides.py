@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from training.config import MosaicConfig, TrainConfig
-from training.config_json import SettingError, differences, from_json, to_json
+from training.config_json import SettingError, assignments_of, differences, from_json, to_json
 from training.overrides import apply_overrides
 from training.recipes import recipe, recipe_names
 
@@ -210,3 +210,16 @@ def test_differences__none_between_equals(name: str) -> None:
 def test_overrides__need_no_torch() -> None:
     code = "import sys, training.overrides; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["rtmdet-ins-x", "rtmdet-r-tiny", "rtmdet-r-m-100e", "cspnext-s"])
+def test_assignments_of__give_the_configuration_back(name: str) -> None:
+    config = recipe(name)
+    assert apply_overrides(config, assignments_of(config)) == config
+
+
+def test_assignments_of__carry_what_was_set() -> None:
+    config = apply_overrides(recipe("rtmdet-s"), ["stages.mixing.mosaic=none", "data.batch_size=3"])
+    kept = [each for each in assignments_of(config) if "batch_size" in each or "mosaic" in each]
+    assert "stages.mixing.mosaic=none" in kept
+    assert apply_overrides(recipe("rtmdet-s"), assignments_of(config)) == config

@@ -44,6 +44,25 @@ def test_plan__fine_tuning_is_in_proportion() -> None:
     assert plan.average_horizon_steps == 108
 
 
+def test_plan__says_when_a_stage_has_no_epochs() -> None:
+    config = recipe("rtmdet-s-finetune")
+    short = replace(config, schedule=replace(config.schedule, epochs=5))
+    assert "no epoch is of the stage 'mixing'" in "\n".join(lines(make_plan(short, COUNTS, 1)))
+    assert "no epoch is of" not in "\n".join(lines(make_plan(config, COUNTS, 1)))
+
+
+def test_plan__fine_tuning_wants_weights() -> None:
+    config = recipe("rtmdet-s-finetune")
+    assert "model.init=WEIGHTS" in "\n".join(lines(make_plan(config, COUNTS, 1)))
+    started = replace(config, model=replace(config.model, init="weights.pth"))
+    assert "NOTE" not in "\n".join(lines(make_plan(started, COUNTS, 1)))
+
+
+def test_plan__says_when_images_repeat_in_a_step() -> None:
+    few = replace(COUNTS, train_images=20)
+    assert "so they repeat in it" in "\n".join(lines(make_plan(recipe("rtmdet-s"), few, 1)))
+
+
 def test_plan__says_when_the_warm_up_outlasts_the_run() -> None:
     few = replace(COUNTS, train_images=40)
     assert "-finetune" in "\n".join(lines(make_plan(recipe("rtmdet-s"), few, num_ranks=1)))

@@ -138,6 +138,8 @@ def whole_run(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_train__leaves_everything_that_is_promised(whole_run: Path) -> None:
     network, manifest = load_checkpoint(whole_run / "last.safetensors")
+    assert manifest.source.command is not None
+    assert "--set=schedule.epochs=4" in manifest.source.command
     assert network.config.num_classes == 4
     assert manifest.classes == ("rectangle", "ellipse", "triangle", "star")
     assert manifest.source.kind == "trained"
@@ -246,7 +248,7 @@ def stop_before(part: str, *arguments: str) -> "subprocess.CompletedProcess[str]
 
 
 def test_train__asked_to_stop_before_the_data_are_read(shapes: Path, tmp_path: Path) -> None:
-    done = stop_before("fingerprints", *new_run(shapes, tmp_path / "run"))
+    done = stop_before("index_data", *new_run(shapes, tmp_path / "run"))
     assert done.returncode == EXIT_INTERRUPTED, done.stderr
     assert "stopped by SIGTERM before anything was trained" in done.stderr
     assert not (tmp_path / "run").exists()
@@ -339,14 +341,62 @@ def test_train__weights_of_another_size_name_the_first_mismatch(
     assert not (tmp_path / "run").exists()
 
 
+def tiny_run(data: Path, out: Path) -> list[str]:
+    """One epoch of four images without workers."""
+    return new_run(data, out, "schedule.epochs=1", "data.num_workers=0")
+
+
 def test_train__changed_data_are_not_resumed(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
-    settings = ("schedule.epochs=1", "data.num_workers=0")
-    complete(*new_run(data, out, *settings))
+    complete(*tiny_run(data, out))
     file = data / "annotations" / "instances_train.json"
     file.write_text(file.read_text() + " ")
-    assert "has changed" in refused(invoke("--out", out, "--resume"))
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    for _ in range(2):
+        assert "has changed" in refused(invoke("--out", out, "--resume"))
+    del before[out / "lock"]
+    assert all(path.read_bytes() == content for path, content in before.items())
+
+
+def test_train__relative_data_are_found_again_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_shapes(tmp_path / "data", num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    (tmp_path / "inside").mkdir()
+    monkeypatch.chdir(tmp_path / "inside")
+    result = CliRunner().invoke(app, ["train", *tiny_run(Path("../data"), Path("../run"))])
+    assert result.exit_code == 0, result.stderr
+    monkeypatch.chdir(tmp_path)
+    result = invoke("--out", "run", "--resume", "--data", "data")
+    assert result.exit_code == 0, result.stderr
+    assert "it is finished already" in result.stderr
+
+
+def test_train__without_validation_images_keeps_the_last_weights(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    (data / "annotations" / "instances_val.json").unlink()
+    result = CliRunner().invoke(app, ["train", *tiny_run(data, out)])
+    assert result.exit_code == 0, result.stderr
+    assert "nothing to evaluate on" in result.stderr
+    assert f"rtmdet export {out}/last.safetensors" in result.stderr
+    assert not (out / "best.safetensors").exists()
+    assert "evaluation" not in {each["kind"] for each in read_records(out / "progress.jsonl")}
+
+
+def test_train__starts_ranks_beside_a_folder_named_like_the_command(
+    shapes: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "rtmdet").mkdir()
+    (tmp_path / "rtmdet" / "__init__.py").touch()
+    out = tmp_path / "run"
+    command = Path(sys.executable).with_name("rtmdet")
+    done = subprocess.run(
+        [command, "train", *tiny_run(shapes, out), "--num-processes", "2"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 # --------------------------------------------------------------------------------- the plan
@@ -357,9 +407,20 @@ def test_train__dry_run_prints_the_plan_and_leaves_nothing(shapes: Path, tmp_pat
     assert result.exit_code == 0, result.output
     assert "5 steps an epoch, 20 in all" in result.stdout
     assert "mixing: epochs 1 to 2" in result.stdout
-    assert "NOTE" not in result.stdout
     assert "  schedule.epochs=4" in result.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_train__dry_run_tries_the_initial_weights(shapes: Path, tmp_path: Path) -> None:
+    config = VARIANTS["rtmdet-tiny"].with_classes(1)
+    weights = tmp_path / "tiny.safetensors"
+    source = Source(kind="initialised")
+    save_checkpoint(build_rtmdet(config), weights, classes=("cat",), source=source)
+    options = ("--data", shapes, "--dry-run", f"--set=model.init={weights}")
+    fits = invoke("--recipe", "rtmdet-tiny-finetune", *options)
+    assert fits.exit_code == 0, fits.stderr
+    assert "tiny.safetensors" in fits.stdout
+    assert "instead of" in refused(invoke("--recipe", "rtmdet-nano-finetune", *options))
 
 
 def test_train__dry_run_as_json(shapes: Path) -> None:

@@ -71,6 +71,7 @@ class ToyWorkload:
         self.batches_per_epoch = batches_per_epoch
         self.served: list[tuple[int, int]] = []
         self.evaluations = 0
+        self.can_be_evaluated = bool(scores)
         self._spoil = spoil
         self._scores = scores
 
@@ -93,7 +94,7 @@ class ToyWorkload:
         if not watch(1, 1):
             return None
         self.evaluations += 1
-        return {"score": self._scores[self.evaluations - 1]} if self._scores else {}
+        return {"score": self._scores[self.evaluations - 1]}
 
     def tensors(self, batches: Sequence[ToyBatch]) -> Mapping[str, Tensor]:
         return {f"{number}/images": batch.images for number, batch in enumerate(batches)}

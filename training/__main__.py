@@ -97,7 +97,8 @@ def _train(request: Request, num_processes: int) -> int:
 
         return launch(
             num_processes,
-            [sys.executable, "-m", "rtmdet", *sys.argv[1:]],
+            # Not from the folder that the user is in: a clone there may be named rtmdet.
+            [sys.executable, "-P", "-m", "rtmdet", *sys.argv[1:]],
             order.config.runtime.grace_s,
             logs=RunPaths(order.out).ranks,
         )
@@ -117,8 +118,10 @@ def _train(request: Request, num_processes: int) -> int:
 
 
 def _show_plan(order: Order, num_processes: int, *, as_json: bool) -> None:
-    from training.config_json import to_json
+    from training.config_json import assignments_of, to_json
     from training.datasets import ReadingReport, index_data, open_data
+    from training.initialisation import initialise
+    from training.networks import build_network
     from training.plan import lines, make_plan
 
     with tempfile.TemporaryDirectory() as folder:
@@ -127,29 +130,17 @@ def _show_plan(order: Order, num_processes: int, *, as_json: bool) -> None:
         )
         data = open_data(order.config, Path(folder))
         plan = make_plan(order.config, data.counts, num_processes)
-        remarks = [*order.remarks, *data.remarks]
+        network = build_network(order.config.model, len(data.classes))
+        taken = initialise(network, order.config.model.init, classes=data.classes)
+        remarks = [*order.remarks, *data.remarks, *taken]
     if as_json:
         content = {"plan": plan.as_json(), "config": to_json(order.config), "remarks": remarks}
         typer.echo(json_format.dumps(content))
         return
-    for line in (*lines(plan), *remarks, "settings:", *_settings(to_json(order.config))):
+    for line in (*lines(plan), *remarks, "settings:"):
         typer.echo(line)
-
-
-def _settings(tree: object, path: str = "") -> list[str]:
-    """Each setting as --set takes it."""
-    if isinstance(tree, dict):
-        pairs = [(str(name), inner) for name, inner in tree.items() if name != "recipe"]
-    elif isinstance(tree, list) and tree and isinstance(tree[0], dict):
-        pairs = [(inner["name"], inner) for inner in tree]
-    else:
-        value = ",".join(map(str, tree)) if isinstance(tree, list) else str(tree).lower()
-        return [f"  {path}={value}"]
-    return [
-        line
-        for name, inner in pairs
-        for line in _settings(inner, f"{path}.{name}" if path else name)
-    ]
+    for assignment in assignments_of(order.config):
+        typer.echo(f"  {assignment}")
 
 
 def _list_recipes() -> None:

@@ -37,6 +37,11 @@ def differences(before: TrainConfig, after: TrainConfig) -> list[str]:
     return list(_differences(before, after, ""))
 
 
+def assignments_of(config: TrainConfig) -> list[str]:
+    """Every setting as `--set` takes it: `optimizer.lr=0.004`."""
+    return list(_assignments(config, ""))
+
+
 @lru_cache
 def annotations(kind: type) -> dict[str, Any]:
     """The types of a dataclass's fields by name, in order."""
@@ -123,6 +128,19 @@ def _tuple(kinds: tuple[Any, ...], tree: object, path: str) -> tuple[object, ...
         _value(kind, value, joined(path, position))
         for position, (kind, value) in enumerate(zip(each_kind, tree, strict=True))
     )
+
+
+def _assignments(value: object, path: str) -> Iterator[str]:
+    if _are_stages(value):
+        for stage in value:
+            yield from _assignments(stage, joined(path, stage.name))
+    elif is_dataclass(value):
+        for each in fields(value):
+            # They come with the recipe.
+            if joined(path, each.name) not in ("recipe", "model.name"):
+                yield from _assignments(getattr(value, each.name), joined(path, each.name))
+    else:
+        yield f"{path}={shown(value)}"
 
 
 def _differences(before: Any, after: Any, path: str) -> Iterator[str]:

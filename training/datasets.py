@@ -11,7 +11,13 @@ from model.config import variant
 from training.config import TrainConfig
 from training.data.formats.layouts import DataSource, find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
-from training.data.indexing.image_folders import FolderIndex, find_image_folders, index_image_folder
+from training.data.indexing.fingerprint import fingerprint
+from training.data.indexing.image_folders import (
+    FolderIndex,
+    find_image_folders,
+    images_fingerprint,
+    index_image_folder,
+)
 from training.plan import DataCounts
 
 #: Told what is being indexed, how many images are done, and how many there are.
@@ -144,8 +150,28 @@ def open_data(config: TrainConfig, folder: Path) -> DetectionData | Classificati
     return DetectionData(index, DetectionIndex.open(folder / _VAL) if has_val else None)
 
 
-def fingerprints(folder: Path) -> dict[str, str]:
-    """Split to what tells its files from others; of the splits that are indexed in `folder`."""
+def fingerprints(config: TrainConfig, data: Path) -> dict[str, str]:
+    """Split to what tells the files of the data set at `data` from others.
+
+    Raises ValueError for a folder without a data set that suits the recipe.
+    """
+    if config.model.is_classifier:
+        found = find_image_folders(data)
+        return {
+            split: images_fingerprint(images)
+            for split, images in ((_TRAIN, found.train), (_VAL, found.val))
+            if images is not None
+        }
+    sources = find_data(data, variant(config.model.name).task)
+    return {
+        split: fingerprint(source)
+        for split, source in ((_TRAIN, sources.train), (_VAL, sources.val))
+        if source is not None
+    }
+
+
+def indexed_fingerprints(folder: Path) -> dict[str, str]:
+    """The same of the data sets that are indexed in `folder`, as they were then."""
     found: dict[str, str] = {}
     for split in (_TRAIN, _VAL):
         with suppress(ValueError):

@@ -1,10 +1,12 @@
 """What a command asks for, made whole: a configuration, a data set, a folder. Torch-free."""
 
+import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from training.config import TrainConfig
-from training.config_json import differences, from_json
+from training.config_json import assignments_of, differences, from_json
 from training.overrides import apply_overrides
 from training.recipes import recipe
 from training.run.run_folder import RunRefused, read_config
@@ -26,7 +28,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Order:
-    """What is to be trained on what, and where; `remarks` are for people."""
+    """What is to be trained on what, and where; `remarks` are for people. `data` is absolute."""
 
     config: TrainConfig
     data: Path
@@ -49,7 +51,15 @@ def order_of(request: Request) -> Order:
             "the one in --out"
         )
     config = apply_overrides(recipe(request.recipe), request.assignments)
-    return Order(config, request.data, request.out)
+    return Order(config, _place(request.data), request.out)
+
+
+def command_of(order: Order) -> str:
+    """The command that starts the same training anew, as a shell takes it."""
+    changed = set(assignments_of(order.config)) - set(assignments_of(recipe(order.config.recipe)))
+    settings = [each for each in assignments_of(order.config) if each in changed]
+    told = ["--recipe", order.config.recipe, "--data", str(order.data)]
+    return shlex.join(["rtmdet", "train", *told, *(f"--set={each}" for each in settings)])
 
 
 def _resumed(request: Request) -> Order:
@@ -61,7 +71,7 @@ def _resumed(request: Request) -> Order:
             "--recipe out, or give another --out"
         )
     data = Path(stored["identity"]["data"])
-    if request.data is not None and request.data.absolute() != data:
+    if request.data is not None and _place(request.data) != data:
         raise RunRefused(
             f"{request.out} holds a run on {data}, not on {request.data}: leave --data out, or "
             "give another --out"
@@ -74,6 +84,11 @@ def _resumed(request: Request) -> Order:
             f"{'; '.join(differences(began, config))}; give another --out"
         )
     return Order(config, data, request.out, resume=True, remarks=_remarks(began, config))
+
+
+def _place(data: Path) -> Path:
+    """The same from wherever the run is resumed; links stay as they are."""
+    return Path(os.path.abspath(data))
 
 
 def _remarks(began: TrainConfig, config: TrainConfig) -> tuple[str, ...]:

@@ -51,6 +51,8 @@ class Plan:
     total_steps: int
     warmup_steps: int
     stages: tuple[PlannedStage, ...]
+    #: A stage of the recipe that has no epochs.
+    left_out: str | None
     learning_rates: dict[int, float]
     average_horizon_steps: int
     evaluations: tuple[int, ...]
@@ -82,6 +84,7 @@ def make_plan(config: TrainConfig, data: DataCounts, num_ranks: int) -> Plan:
         total_steps=pace.total_steps,
         warmup_steps=warmup_steps(config.schedule, total_steps=pace.total_steps),
         stages=_stages(config),
+        left_out=_left_out(config),
         learning_rates=_learning_rates(config, pace, scaled_lr(config.optimizer, total_batch)),
         average_horizon_steps=round(1 / average.momentum) if average.momentum else 0,
         evaluations=_evaluations(config) if data.val_images else (),
@@ -99,9 +102,10 @@ def lines(plan: Plan) -> Iterator[str]:
         f"data       {plan.train_images:,} images{instances}; "
         f"{plan.val_images:,} to evaluate on; {_some(plan.classes)}"
     )
+    processes = f"{plan.num_ranks} process{'es' if plan.num_ranks > 1 else ''}"
     yield (
-        f"steps      {plan.total_batch_size} images a step on {plan.num_ranks} "
-        f"process{'es' if plan.num_ranks > 1 else ''}; {plan.steps_per_epoch:,} steps an epoch, "
+        f"steps      {_counted(plan.total_batch_size, 'image')} a step on {processes}; "
+        f"{_counted(plan.steps_per_epoch, 'step')} an epoch, "
         f"{plan.total_steps:,} in all, {plan.warmup_steps:,} of them warm-up"
     )
     for stage in plan.stages:
@@ -115,11 +119,36 @@ def lines(plan: Plan) -> Iterator[str]:
         f"memory     about {_size(plan.memory.total_bytes)} on each device "
         f"({_size(plan.memory.activations_bytes)} of them activations), losses not counted"
     )
+    yield from (f"NOTE       {note}" for note in _notes(plan))
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    """What will not come out as someone may expect."""
     if plan.warmup_steps >= plan.total_steps:
         yield (
-            "NOTE       the rate never gets to where it should: the run is shorter than its "
-            "warm-up. Take a recipe that ends in -finetune, or --set schedule.warmup_share=0.05"
+            "the run is shorter than its warm-up, so the rate never gets to where it should: take "
+            "a recipe that ends in -finetune, or --set schedule.warmup_share=0.05"
         )
+    if plan.average_horizon_steps >= plan.total_steps:
+        yield (
+            "the average of the weights, which is what is evaluated and kept, spans more steps "
+            "than there are: take a recipe that ends in -finetune, or --set ema.horizon_share=0.04"
+        )
+    if plan.left_out:
+        yield (
+            f"no epoch is of the stage '{plan.left_out}': schedule.last_stage_epochs leaves none"
+        )
+    if plan.recipe.endswith("-finetune") and plan.init is None:
+        yield (
+            "this recipe is for training on from weights, and these start at random: "
+            "--set model.init=WEIGHTS, such as what 'rtmdet models pull' gets"
+        )
+    if plan.total_batch_size > plan.train_images:
+        yield "a step takes more images than there are, so they repeat in it: lower data.batch_size"
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'s' if number != 1 else ''}"
 
 
 def _size(num_bytes: int) -> str:
@@ -149,6 +178,11 @@ def _stages(config: TrainConfig) -> tuple[PlannedStage, ...]:
         if inside:
             planned.append(PlannedStage(stage.name, inside[0] + 1, inside[-1] + 1))
     return tuple(planned)
+
+
+def _left_out(config: TrainConfig) -> str | None:
+    planned = {stage.name for stage in _stages(config)}
+    return next((stage.name for stage in config.stages if stage.name not in planned), None)
 
 
 def _learning_rates(config: TrainConfig, pace: Pace, base_lr: float) -> dict[int, float]:

@@ -27,6 +27,10 @@ from training.config import (
 _SMALL = ("nano", "tiny")
 _NARROW_SCALES = ("nano", "tiny", "s")
 
+#: Images a step, and the rate for so many: what the published rate comes to at 32 images.
+FINETUNE_BATCH = 8
+FINETUNE_LR = 0.0005
+
 _ALL_FLIPS = FlipConfig(horizontal=0.25, vertical=0.25, diagonal=0.25)
 
 
@@ -128,8 +132,9 @@ def _finetune(config: RTMDetConfig) -> TrainConfig:
     return replace(
         base,
         recipe=f"{config.name}-finetune",
-        data=replace(base.data, batch_size=8, keep_images_without_boxes=True),
-        optimizer=replace(base.optimizer, lr=base.optimizer.lr / 4),
+        data=replace(base.data, batch_size=FINETUNE_BATCH, keep_images_without_boxes=True),
+        # A new class layer has to get somewhere within hundreds of steps of few images.
+        optimizer=replace(base.optimizer, lr=FINETUNE_LR, lr_batch_size=FINETUNE_BATCH),
         schedule=replace(
             base.schedule,
             epochs=60,

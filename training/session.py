@@ -1,8 +1,10 @@
 """One run of training from its command to its end: the wiring of all parts, on every rank."""
 
 import os
+import shlex
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
 import cv2
 import torch
@@ -21,6 +23,7 @@ from training.datasets import (
     ReadingReport,
     fingerprints,
     index_data,
+    indexed_fingerprints,
     open_data,
 )
 from training.distributed import Ranks, join_ranks, num_ranks_here
@@ -30,7 +33,7 @@ from training.learner import Learner
 from training.optimisation.batch_norm import synchronise_batch_norms
 from training.optimisation.ema import WeightAverage
 from training.optimisation.optim import build_optimizer, scaled_lr
-from training.order import Order
+from training.order import Order, command_of
 from training.plan import lines, make_plan
 from training.position import Pace
 from training.run.display import Display, display_for
@@ -107,19 +110,34 @@ def _open_run(order: Order, ranks: Ranks, stop: StopRequest, stack: ExitStack) -
         config = to_json(order.config)
         if order.resume:
             run = RunFolder.resume(order.out)
+            stack.callback(run.close)
+            _refuse_changed_data(order, run)
             run.change_config(config)
         else:
-            run = RunFolder.create(order.out, config, {"data": str(order.data.absolute())})
+            run = RunFolder.create(order.out, config, {"data": str(order.data)})
+            stack.callback(run.close)
         opened.append(run)
-        stack.callback(run.close)
         _index(order, run, stop)
 
     ranks.on_first(open_run)
     return opened[0] if opened else None
 
 
+def _refuse_changed_data(order: Order, run: RunFolder) -> None:
+    """Refuse to go on with other files, before anything of the run is touched."""
+    before = indexed_fingerprints(run.paths.index)
+    if before and fingerprints(order.config, order.data) != before:
+        weights = [
+            name for name in ("best", "last") if (order.out / f"{name}.safetensors").exists()
+        ]
+        hint = f" from its weights, --set model.init={order.out}/{weights[0]}.safetensors"
+        raise RunRefused(
+            f"{order.data} has changed since the run in {order.out} began: put it back, or start "
+            f"a new run{hint if weights else ''}"
+        )
+
+
 def _index(order: Order, run: RunFolder, stop: StopRequest) -> None:
-    before = fingerprints(run.paths.index)
     report = ReadingReport(_say)
 
     def watch(split: str, done: int, total: int) -> None:
@@ -133,11 +151,6 @@ def _index(order: Order, run: RunFolder, stop: StopRequest) -> None:
         if not order.resume:
             run.discard()
         raise
-    if before and fingerprints(run.paths.index) != before:
-        raise RunRefused(
-            f"{order.data} has changed since the run in {order.out} began: start a new run from "
-            f"its weights, --set model.init={order.out}/best.safetensors"
-        )
 
 
 class _Session:
@@ -189,6 +202,7 @@ class _Session:
         )
         if self._goes_on:
             self._learner.standing = saver.restore(self._learner)
+            self._said += self._where_it_goes_on()
         journal = self._journal(display)
         journal.began(self._said, self._learner.standing, resumed=self._goes_on)
         trainer = Trainer(
@@ -218,16 +232,23 @@ class _Session:
             journal.ended(trainer.standing, finished=True, message=message, exit_code=0)
             return 0
         by = f" by {stop.reason}" if stop.reason else ""
-        message = f"stopped{by}, everything is saved: go on with --resume"
+        message = f"stopped{by}, everything is saved; go on: {self._resume_command()}"
         journal.ended(trainer.standing, finished=False, message=message, exit_code=EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
 
     def _farewell(self, best: float | None) -> str:
-        """Which weights to take."""
-        if best is None:
-            return f"finished; the weights are in {self._paths.folder}, named last"
-        metric = self._workload.primary_metric
-        return f"finished; the best weights ({metric} {best:.4f}) are in {self._paths.folder}"
+        """Which weights to take, and what to do with them."""
+        which, value = "last", ""
+        if best is not None:
+            which, value = "best", f" ({self._workload.primary_metric} {best:.4f})"
+        if isinstance(self._data, ClassificationData):
+            weights = self._paths.folder / f"{which}.pth"
+            return f"finished; the {which} weights{value}: --set model.init={weights}"
+        weights = self._paths.folder / f"{which}.safetensors"
+        return f"finished; serve the {which} weights{value}: rtmdet export {weights}"
+
+    def _resume_command(self) -> str:
+        return shlex.join(["rtmdet", "train", "--out", str(self._paths.folder), "--resume"])
 
     def _build_workload(self) -> Workload:
         if isinstance(self._data, ClassificationData):
@@ -237,7 +258,7 @@ class _Session:
         source = Source(
             kind="trained",
             dataset=self._order.data.name,
-            command=f"rtmdet train --recipe {self._config.recipe}",
+            command=command_of(self._order),
             seed=self._config.runtime.seed,
         )
         return DetectionWorkload(
@@ -247,12 +268,23 @@ class _Session:
     def _head(self) -> list[str]:
         """What is said first; a fresh network gets its initial weights."""
         plan = make_plan(self._config, self._data.counts, self._ranks.num_ranks)
+        if self._goes_on:
+            plan = replace(plan, init="this run's checkpoint")
         said = [*lines(plan), *self._data.remarks, *self._order.remarks]
         if not self._goes_on:
             said += initialise(
                 self._workload.network, self._config.model.init, classes=self._data.classes
             )
         return said
+
+    def _where_it_goes_on(self) -> list[str]:
+        position = self._learner.standing.position
+        if position.epoch >= self._config.schedule.epochs:
+            return [
+                "it is finished already; --set schedule.epochs=N with a larger N makes it longer"
+            ]
+        step = self._pace.step(position)
+        return [f"goes on after step {step:,} of {self._pace.total_steps:,}"]
 
     def _journal(self, display: Display) -> Journal:
         if self._run is None:

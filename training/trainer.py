@@ -59,6 +59,7 @@ class Trainer:
         self._journal = journal
         self._stop_requested = stop_requested
         self._pace = pace_of(config, workload)
+        self._is_first_step = True
         self._base_lr = scaled_lr(config.optimizer, config.total_batch_size(ranks.num_ranks))
 
     @property
@@ -98,9 +99,12 @@ class Trainer:
         batches = self._workload.batches(epoch, standing.position.batch)
         with closing(cast("Generator[Batch]", batches)):
             while standing.position.epoch == epoch:
-                self._step(
-                    list(islice(batches, self._pace.batches_of_next_step(standing.position)))
-                )
+                size = self._pace.batches_of_next_step(standing.position)
+                group = list(islice(batches, size))
+                if self._is_first_step:
+                    self._is_first_step = False
+                    self._journal.first_batch_is_here()
+                self._step(group)
                 if not self._between_steps():
                     return False
         if self._must_be_kept(standing.position.epoch):
@@ -129,7 +133,8 @@ class Trainer:
     def _evaluation_is_due(self) -> bool:
         position = self.standing.position
         return (
-            position.batch == 0
+            self._workload.can_be_evaluated
+            and position.batch == 0
             and self.standing.evaluated < position.epoch
             and self._config.schedule.evaluates_after(position.epoch)
         )

@@ -55,6 +55,10 @@ class Journal:
             self._display.message(f"epoch {epoch + 1}: stage '{stage}'")
             self._record("stage", standing, stage=stage)
 
+    def first_batch_is_here(self) -> None:
+        """From here on time counts: what came before was starting the workers."""
+        self._means = StepMeans(self._pace.total_steps)
+
     def stepped(
         self, standing: Standing, result: StepResult, *, lr: float, num_images: int, epoch: int
     ) -> None:
@@ -63,7 +67,8 @@ class Journal:
         self._means.add({**result.losses, "grad_norm": result.grad_norm}, num_images=num_images)
         self._display.advance(step)
         every = self._config.runtime.log_every_steps
-        if step % every and step != self._pace.total_steps:
+        # Short epochs, too, are heard of.
+        if step % every and standing.position.batch:
             return
         stage = self._config.stage_of(epoch).name
         means = self._means.take(step)

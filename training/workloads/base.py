@@ -61,6 +61,11 @@ class Workload(Protocol):
         ...
 
     @property
+    def can_be_evaluated(self) -> bool:
+        """Whether there are validation images."""
+        ...
+
+    @property
     def primary_metric(self) -> str:
         """The metric that decides which weights are best; more is better."""
         ...
@@ -76,8 +81,7 @@ class Workload(Protocol):
     def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
         """The metrics of `network` on the validation images, the same on every rank.
 
-        All ranks call it. None where `watch` asked any of them to stop; empty where there is
-        nothing to evaluate on.
+        All ranks call it, where there are any. None where `watch` asked any of them to stop.
         """
         ...
 

@@ -38,6 +38,11 @@ class ClassificationWorkload:
         self._evaluator = None if val is None else AccuracyEvaluator(val, config, ranks)
 
     @property
+    def can_be_evaluated(self) -> bool:
+        """Whether there are validation images."""
+        return self._evaluator is not None
+
+    @property
     def batches_per_epoch(self) -> int:
         """Batches that each rank takes in an epoch."""
         return self._loader.batches_per_epoch
@@ -52,8 +57,9 @@ class ClassificationWorkload:
         return BatchLosses(loss, {})
 
     def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
-        """Accuracy on the validation images; None when stopped, empty without any."""
-        return {} if self._evaluator is None else self._evaluator.evaluate(network, watch)
+        """Accuracy on the validation images; None when stopped."""
+        assert self._evaluator is not None
+        return self._evaluator.evaluate(network, watch)
 
     def tensors(self, batches: Sequence[ClassificationBatch]) -> Mapping[str, Tensor]:
         """Images and labels of a step by name."""

@@ -65,6 +65,11 @@ class DetectionWorkload:
             self._evaluator = Evaluator(val, settings, ranks)
 
     @property
+    def can_be_evaluated(self) -> bool:
+        """Whether there are validation images."""
+        return self._evaluator is not None
+
+    @property
     def batches_per_epoch(self) -> int:
         """Batches that each rank takes in an epoch."""
         return self._loader.batches_per_epoch
@@ -79,9 +84,8 @@ class DetectionWorkload:
         return BatchLosses(terms.total, terms.scalars())
 
     def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
-        """Average precision on the validation images; None when stopped, empty without any."""
-        if self._evaluator is None:
-            return {}
+        """Average precision on the validation images; None when stopped."""
+        assert self._evaluator is not None
         metrics = self._evaluator.evaluate(network, watch)
         return None if metrics is None else dict(metrics.values)
 

@@ -95,13 +95,11 @@ def index_image_folder(
 
     Raises BrokenData: classes that differ, a class without an image.
     """
-    folders = (entry.name for entry in images.iterdir() if entry.is_dir())
-    # Notebooks and file managers leave hidden ones.
-    names = sorted(name for name in folders if not name.startswith("."))
+    files = _images_by_class(images)
+    names = list(files)
     findings = Findings(images)
     if classes is not None:
         _compare_classes(images, names, classes, findings)
-    files = {name: sorted(_images_below(images / name)) for name in names}
     for name in names:
         if not files[name]:
             findings.problem(images / name, "", "the folder of this class holds no image")
@@ -114,6 +112,18 @@ def index_image_folder(
     if not _is_current(folder, meta):
         _write(folder, meta, files)
     return FolderIndex.open(folder)
+
+
+def images_fingerprint(images: Path) -> str:
+    """A hex digest that changes with the names of the images in `images`/<class>/."""
+    return _fingerprint(_images_by_class(images))
+
+
+def _images_by_class(images: Path) -> dict[str, list[str]]:
+    folders = (entry.name for entry in images.iterdir() if entry.is_dir())
+    # Notebooks and file managers leave hidden ones.
+    names = sorted(name for name in folders if not name.startswith("."))
+    return {name: sorted(_images_below(images / name)) for name in names}
 
 
 def _compare_classes(
