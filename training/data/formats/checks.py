@@ -27,14 +27,20 @@ class BrokenData(ValueError):
     def __str__(self) -> str:
         more = self.num_problems - 1
         rest = f" (and {more} more problem{'s' if more > 1 else ''})" if more else ""
-        return f"broken data in {self.source}: {self.problems[0]}{rest}"
+        return f"broken data in {self.source}: {self._told(self.problems[0])}{rest}"
 
     def report(self) -> str:
-        """Several lines: every problem that is listed, and how many more there are."""
-        lines = [f"broken data in {self.source}: problems: {self.num_problems}"]
-        lines += [f"  {problem}" for problem in self.problems]
+        """One line for one problem; else every one that is listed, and how many more there are."""
+        if self.num_problems == 1:
+            return str(self)
+        lines = [f"broken data in {self.source}: {self.num_problems} problems"]
+        lines += [f"  {self._told(problem)}" for problem in self.problems]
         unlisted = self.num_problems - len(self.problems)
         return "\n".join(lines + ([f"  and {unlisted} more"] if unlisted else []))
+
+    def _told(self, problem: str) -> str:
+        """`problem`, which need not name the file again where that is the source itself."""
+        return problem.removeprefix(f"{self.source}: ")
 
 
 class Findings:
