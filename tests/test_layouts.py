@@ -197,6 +197,80 @@ def test_find_data__nothing_that_is_known(tmp_path: Path) -> None:
         find_data(tmp_path, "detect")
 
 
+def refusal(path: Path) -> str:
+    """The one line that refuses `path`, which must name the layouts too."""
+    with pytest.raises(
+        ValueError, match=r"no data set is recognised here.*; understood are "
+    ) as at:
+        find_data(path, "detect")
+    text = str(at.value)
+    assert "\n" not in text
+    return text.removeprefix(f"{path}: ").partition("; understood are ")[0]
+
+
+def test_find_data__says_nothing_more_of_what_resembles_no_data_set(tmp_path: Path) -> None:
+    write_lines(tmp_path / "notes" / "a.txt", ["milk"])
+
+    assert refusal(tmp_path) == "no data set is recognised here"
+
+
+def test_find_data__images_of_a_split_without_labels(tmp_path: Path) -> None:
+    write_image(tmp_path / "train" / "images" / "a.png")
+
+    said = refusal(tmp_path)
+
+    assert "train/images is there, but no folder of labels" in said
+    assert all(name in said for name in ("labels", *LABELS_OF_DOTA))
+
+
+def test_find_data__split_of_images_without_labels(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "train" / "a.png")
+
+    assert "images/train is there, but neither labels/train" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [("", "there are images, but no annotations"), ("train", "train holds images, but there are")],
+)
+def test_find_data__images_alone(tmp_path: Path, place: str, said: str) -> None:
+    write_image(tmp_path / place / "a.JPG")
+
+    assert said in refusal(tmp_path)
+
+
+def test_find_data__images_sorted_by_class(tmp_path: Path) -> None:
+    write_image(tmp_path / "train" / "cat" / "a.png")
+
+    assert "recipes of classifiers (cspnext-...)" in refusal(tmp_path)
+
+
+def test_find_data__path_of_the_json(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, coco_content())
+
+    assert refusal(file).endswith(f"it is a file, give the data set's folder, {tmp_path}")
+
+
+def test_find_data__path_of_some_file(tmp_path: Path) -> None:
+    file = write_lines(tmp_path / "set" / "all" / "some.json", ["{}"])
+
+    assert refusal(file).endswith("it is a file, give the data set's folder")
+
+
+@pytest.mark.parametrize("layout", ["coco", "dota", "yolo"])
+def test_find_data__one_folder_deeper(tmp_path: Path, layout: str) -> None:
+    inner = tmp_path / "inner"
+    write_image(tmp_path / "cover.png")
+    if layout == "coco":
+        write_coco(inner, coco_content())
+    elif layout == "dota":
+        write_dota(inner, [])
+    else:
+        write_yolo(inner, [])
+
+    assert refusal(tmp_path).endswith(f"there is one in {inner}, give that folder")
+
+
 def test_find_data__no_such_folder(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="there is no such folder"):
         find_data(tmp_path / "lost", "detect")

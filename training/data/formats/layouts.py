@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.config import Task
+from training.data.formats.near_misses import near_miss
 from training.data.formats.yolo_yaml import YoloYaml, named_classes, read_yolo_yaml
 
 DataFormat = Literal["coco", "dota", "yolo"]
@@ -27,7 +28,7 @@ UNDERSTOOD = (
     "COCO: annotations/instances_train*.json, or instances_train.json or train.json beside a "
     "folder of images, or train/_annotations.coco.json; "
     "DOTA: train/images and train/labelTxt; "
-    "YOLO: data.yaml, or images/train and labels/train"
+    "YOLO: data.yaml, or images/train and labels/train, or train/images and train/labels"
 )
 
 
@@ -63,11 +64,12 @@ class DataSources:
 def find_data(path: Path, task: Task) -> DataSources:
     """The data set that lies in the folder `path`, or that a `data.yaml` at `path` describes.
 
-    Raises ValueError: no folder, no layout that is known, or one that has not what `task` needs.
+    Raises ValueError: no folder, no layout that is known (and what is missing, where it nearly is
+    one), or one that has not what `task` needs.
     """
     if not path.exists():
         raise ValueError(f"{path}: there is no such folder")
-    for find in (_find_coco, _find_dota, _find_yolo):
+    for find in _FINDERS:
         train = find(path, "train")
         if train is not None:
             if task == "instance" and train.format == "dota":
@@ -76,7 +78,21 @@ def find_data(path: Path, task: Task) -> DataSources:
                     "on it, or give COCO JSON or YOLO polygons"
                 )
             return DataSources(train, find(path, "val"))
-    raise ValueError(f"{path}: no data set is recognised here; understood are {UNDERSTOOD}")
+    missing = near_miss(
+        path, _is_data_set, train_names=_SPLIT_NAMES["train"], labels_of_dota=LABELS_OF_DOTA
+    )
+    what = f"no data set is recognised here{f': {missing}' if missing else ''}"
+    raise ValueError(f"{path}: {what}; understood are {UNDERSTOOD}")
+
+
+def _is_data_set(path: Path) -> bool:
+    try:
+        return any(find(path, "train") is not None for find in _FINDERS)
+    except ValueError:
+        # One that must be mended.
+        return True
+    except OSError:
+        return False
 
 
 def _find_coco(root: Path, split: Split) -> DataSource | None:
@@ -154,3 +170,6 @@ def _listed_names(root: Path) -> tuple[str, ...] | None:
         return None
     lines = file.read_text("utf-8").splitlines()
     return named_classes(file, [line.strip() for line in lines if line.strip()])
+
+
+_FINDERS = (_find_coco, _find_dota, _find_yolo)
