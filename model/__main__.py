@@ -44,7 +44,12 @@ Classes = Annotated[
     str | None,
     typer.Option(help="coco, dota, names between commas, or a file (default: from the file)."),
 ]
-Name = Annotated[str | None, typer.Option(help="Name of the model (default: VARIANT-DATASET).")]
+Name = Annotated[
+    str | None,
+    typer.Option(
+        help="Name of the model (default: VARIANT-DATASET; the file's or run's, of ours)."
+    ),
+]
 InputSize = Annotated[
     str | None, typer.Option(help="Pixels: 640, or HEIGHTxWIDTH (default: the variant's).")
 ]

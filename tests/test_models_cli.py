@@ -278,6 +278,35 @@ def test_pull__refuses_what_is_not_published(arguments: list[str], words: list[s
     refused(run("models", "pull", *arguments), *words)
 
 
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        ("runs/shop/best.safetensors", "shop"),
+        ("runs/shop/last.safetensors", "shop"),
+        ("runs/shop/cats.safetensors", "cats"),
+        ("runs/my shop/best.safetensors", "best"),
+    ],
+)
+def test_import__names_checkpoints_of_a_run_by_its_folder(file: str, name: str) -> None:
+    path = Path(file)
+    path.parent.mkdir(parents=True)
+    source = Source(kind="initialised", seed=0)
+    save_checkpoint(network_of(), path, classes=["cat", "dog"], source=source)
+    result = run("models", "import", path, "--no-export", "--json")
+    assert json.loads(result.stdout)["name"] == name
+
+
+def test_import__names_a_checkpoint_of_the_current_folder_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop").mkdir()
+    monkeypatch.chdir(tmp_path / "shop")
+    source = Source(kind="initialised", seed=0)
+    save_checkpoint(network_of(), Path("best.safetensors"), classes=["cat", "dog"], source=source)
+    result = run("models", "import", "best.safetensors", "--no-export", "--json")
+    assert json.loads(result.stdout)["name"] == "shop"
+
+
 def test_list__shows_what_can_be_pulled_where_nothing_is_stored() -> None:
     result = run("models", "list", "--repository", "nowhere")
     assert result.exit_code == 0

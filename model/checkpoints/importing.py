@@ -4,7 +4,9 @@ A published file says little of itself; what it does not say is taken from the c
 table of published files (which a file is known in by its sha256), or from the weights' shapes.
 """
 
+import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,9 @@ from model.config import CLASSIFIERS, VARIANTS, variant
 from model.manifest import CheckpointManifest, Source, file_sha256, valid_model_name
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import ForeignCheckpoint, load_published, num_published_classes, recognise
+
+#: What every run calls its checkpoints; its folder says which run it was.
+_NAMES_IN_A_RUN = ("best", "last")
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,16 @@ def _open_ours(file: Path, wanted: Wanted) -> OpenedCheckpoint:
             raise ValueError(f"{file}: its manifest says {known}, not {said}")
     if wanted.input_size is not None:
         manifest = manifest.model_copy(update={"input_size": wanted.input_size})
-    return OpenedCheckpoint(network, manifest, valid_model_name(wanted.name or file.stem))
+    return OpenedCheckpoint(network, manifest, valid_model_name(wanted.name or _own_name(file)))
+
+
+def _own_name(file: Path) -> str:
+    """The name of a checkpoint of ours: the file's, or of `best` and `last` the run's."""
+    if file.stem in _NAMES_IN_A_RUN:
+        with suppress(ValueError):
+            # A path such as ../best.safetensors has the name in what it leads to.
+            return valid_model_name(Path(os.path.abspath(file)).parent.name)
+    return file.stem
 
 
 def import_checkpoint(opened: OpenedCheckpoint, folder: Path, *, overwrite: bool = False) -> Path:
