@@ -209,6 +209,18 @@ def test_initialise__missing_file_is_named(tmp_path: Path) -> None:
         initialise(detector(), tmp_path / "none.pth")
 
 
+@pytest.mark.parametrize(
+    ("missing", "there"), [("tiny.safetensors", "tiny.pth"), ("tiny.pth", "tiny.safetensors")]
+)
+def test_initialise__missing_file_beside_one_of_its_name(
+    tmp_path: Path, missing: str, there: str
+) -> None:
+    (tmp_path / there).touch()
+    with pytest.raises(UnreadableCheckpoint) as refusal:
+        initialise(detector(), tmp_path / missing)
+    assert f"did you mean {tmp_path / there}" in str(refusal.value)
+
+
 def test_initialise__our_weights_without_their_manifest_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ours.safetensors"
     save_checkpoint(detector(), path, classes=CLASSES, source=Source(kind="initialised"))

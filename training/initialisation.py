@@ -54,11 +54,21 @@ def initialise(
 
 def _read(path: Path) -> PublishedCheckpoint:
     if not path.is_file():
-        raise UnreadableCheckpoint(f"{path}: there is no such file of weights (model.init)")
+        raise UnreadableCheckpoint(
+            f"{path}: there is no such file of weights (model.init){_instead_of(path)}"
+        )
     if path.suffix != SUFFIX:
         return read_published(path)
     network, manifest = load_checkpoint(path)
     return PublishedCheckpoint(to_published(network), manifest.classes)
+
+
+def _instead_of(path: Path) -> str:
+    """A file of weights of the same name beside the missing one, for the message."""
+    for suffix in (SUFFIX, ".pth"):
+        if suffix != path.suffix and (other := path.with_suffix(suffix)).is_file():
+            return f"; did you mean {other}, which stands there?"
+    return ""
 
 
 def _take(
