@@ -12,6 +12,7 @@ from training.classification.samples import LabelledImages, evaluation_sample, r
 from training.config import TrainConfig
 from training.data.sampling.images import Pixels, UnreadableImage
 from training.distributed import Ranks
+from training.evaluation.together import all_go_on
 
 #: The metric that decides which weights are best.
 PRIMARY_METRIC = "top1"
@@ -58,7 +59,8 @@ class AccuracyEvaluator:
                 problem = batch if isinstance(batch, str) else None
                 if problem is None and len(batch):
                     hits += self._hits(network, batch)  # type: ignore[arg-type]
-                if not self._all_go_on(problem, watch(min(done * per_round, total), total)):
+                goes_on = watch(min(done * per_round, total), total)
+                if not all_go_on(self._ranks, problem, goes_on=goes_on):
                     return None
         finally:
             network.train(was_training)
@@ -101,14 +103,6 @@ class AccuracyEvaluator:
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = network(self._normalise(images))
         return np.array(list(num_hits(logits, labels).values()))
-
-    def _all_go_on(self, problem: str | None, goes_on: bool) -> bool:
-        """Whether all ranks go on; raises what any of them could not read."""
-        states = self._ranks.gather((problem, goes_on))
-        for each, _ in states:
-            if each is not None:
-                raise UnreadableImage(each)
-        return all(goes_on for _, goes_on in states)
 
 
 _Labelled = tuple[Pixels, int]

@@ -10,10 +10,9 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -29,10 +28,9 @@ from training.evaluation.inference import (
     read_input,
 )
 from training.evaluation.instances import Found, Truth
+from training.evaluation.together import RankGroup, all_go_on
 
 __all__ = ["EvaluationSettings", "Evaluator", "Metrics", "primary_metric"]
-
-Value = TypeVar("Value")
 
 
 class EvaluatedImages(ImageFiles, Protocol):
@@ -46,33 +44,6 @@ class EvaluatedImages(ImageFiles, Protocol):
 
     def evaluation_annotations(self, position: int) -> EvaluationAnnotations:
         """What predictions for the image are compared with."""
-        ...
-
-
-class RankGroup(Protocol):
-    """This process among others; `training.distributed.Ranks` is one."""
-
-    @property
-    def rank(self) -> int:
-        """Its number, from 0."""
-        ...
-
-    @property
-    def num_ranks(self) -> int:
-        """How many there are."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where its network is."""
-        ...
-
-    def gather(self, value: Value) -> list[Value]:
-        """Every rank's value, on every rank."""
-        ...
-
-    def from_first(self, value: Value) -> Value:
-        """What the first rank has, on every rank."""
         ...
 
 
@@ -137,7 +108,7 @@ class Evaluator:
                 except UnreadableImage as error:
                     problem = str(error)
                 goes_on = watch(min(done, total), total)
-                if not self._agree(problem, goes_on):
+                if not all_go_on(self._ranks, problem, goes_on=goes_on):
                     return None
             parts += [found for batch in batches for found in batch]
         found = Found.joined(self._ranks.gather(Found.joined(parts)))
@@ -180,14 +151,6 @@ class Evaluator:
                 yield [future.result() for future in unfinished]
             finally:
                 pool.shutdown(cancel_futures=True)
-
-    def _agree(self, problem: str | None, goes_on: bool) -> bool:
-        """Whether all ranks go on; raises what any of them could not read."""
-        states = self._ranks.gather((problem, goes_on))
-        for each, _ in states:
-            if each is not None:
-                raise UnreadableImage(each)
-        return all(goes_on for _, goes_on in states)
 
     def _compared(self, found: Found) -> Metrics:
         places = np.searchsorted(self._positions, found.images)
