@@ -16,6 +16,7 @@ from tests.conftest import PROJECT
 from training.checkpoint import CheckpointStore
 from training.interruption import EXIT_INTERRUPTED
 from training.run.launch import launch
+from training.run.run_folder import RunRefused
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="prctl is Linux's")
 
@@ -47,6 +48,12 @@ def program(code: str) -> list[str]:
 )
 def test_launch__tells_how_the_ranks_ended(tmp_path: Path, code: str, expected: int) -> None:
     assert launch(2, program(code), 30, logs=tmp_path) == expected
+
+
+def test_launch__refuses_a_place_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunRefused, match="cannot hold a run"):
+        launch(2, program("sys.exit(0)"), 30, logs=tmp_path / "file" / "run" / "ranks")
 
 
 def test_launch__gives_each_rank_its_place(tmp_path: Path) -> None:

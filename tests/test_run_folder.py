@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +72,50 @@ def test_run_folder__refuses_a_folder_that_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunRefused, match=r"no run \(thesis\.tex\)"):
         create(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.parametrize("place", ["file/run", "loop/run", "n" * 300, "/proc/run"])
+@pytest.mark.parametrize("resumed", [False, True])
+def test_run_folder__refuses_what_cannot_be_a_folder(
+    tmp_path: Path, place: str, resumed: bool
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(RunRefused) as refusal:
+        RunFolder.resume(tmp_path / place) if resumed else create(tmp_path / place)
+    assert str(tmp_path / place) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_run_folder__says_what_to_give_instead_of_a_place_in_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunRefused, match=r"\(Not a directory\): give a folder .* as --out"):
+        create(tmp_path / "file" / "run")
+
+
+def test_run_folder__refuses_to_resume_where_nothing_can_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create(tmp_path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    # Modes would not stop a superuser.
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(RunRefused, match=r"\(Permission denied\)"):
+        RunFolder.resume(tmp_path)
+
+
+def test_run_folder__a_full_disk_is_no_mistake_of_the_caller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "mkdir", fill)
+    with pytest.raises(OSError, match="No space left"):
+        create(tmp_path / "run")
 
 
 def test_run_folder__refuses_a_file(tmp_path: Path) -> None:

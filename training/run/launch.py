@@ -21,6 +21,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from training.interruption import EXIT_AT_ONCE, EXIT_INTERRUPTED, LAUNCHER_PID, STOP_SIGNALS
+from training.run.run_folder import refusing_what_cannot_be_written
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
@@ -50,7 +51,8 @@ def launch(num_processes: int, command: Sequence[str], grace_s: float, *, logs: 
     nothing yet to save), otherwise what the first rank to fail tells: 2 and 130 as they are, and 1
     for all else. To be called from the main thread.
     """
-    logs.mkdir(parents=True, exist_ok=True)
+    with refusing_what_cannot_be_written(logs.parent):
+        logs.mkdir(parents=True, exist_ok=True)
     ranks: list[_Rank] = []
     with _Signals() as signals:
         # Here rather than in rank 0: a port that is free now may be taken when it gets there.

@@ -7,13 +7,14 @@ problems/  ranks/
 other programs to read. Only rank 0 creates or resumes; other ranks take the paths. Torch-free.
 """
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,12 @@ State = Literal["running", "interrupted", "finished", "failed"]
 
 #: So many differences between two runs are named; one is mostly enough to see what happened.
 _MAX_NAMED = 5
+
+#: What the system says of a path that can hold no run; a full disk is not the caller's mistake.
+_CANNOT_BE_OUT = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+    errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EEXIST,
+}  # fmt: skip
 
 
 class RunRefused(ValueError):
@@ -129,9 +136,10 @@ class RunFolder:
         """
         paths = RunPaths(folder)
         content = _as_json({"config": config, "identity": identity})
-        _refuse_what_is_there(paths, content)
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _locked(paths)
+        with refusing_what_cannot_be_written(folder):
+            _refuse_what_is_there(paths, content)
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _locked(paths)
         try:
             # Again, for another process may have been faster.
             _refuse_what_is_there(paths, content)
@@ -168,7 +176,9 @@ class RunFolder:
                 f"{folder} holds another run: {_listed(found)}; resume it as it was started, or "
                 "start this one with another --out"
             )
-        return cls(paths, _locked(paths))
+        with refusing_what_cannot_be_written(folder):
+            lock = _locked(paths)
+        return cls(paths, lock)
 
     def write_status(
         self,
@@ -222,7 +232,9 @@ class RunFolder:
 def read_config(folder: Path) -> dict[str, Any]:
     """The `config` and `identity` of the run in `folder`. Raises RunRefused where there is none."""
     paths = RunPaths(folder)
-    if not paths.config.is_file():
+    with refusing_what_cannot_be_written(folder):
+        is_run = paths.config.is_file()
+    if not is_run:
         found = "is empty" if folder.is_dir() and not _foreign(paths) else "holds no run"
         found = found if folder.exists() else "does not exist"
         raise RunRefused(
@@ -237,6 +249,20 @@ def read_status(folder: Path) -> RunStatus | None:
         return RunStatus(**json.loads(RunPaths(folder).status.read_bytes()))
     except FileNotFoundError:
         return None
+
+
+@contextmanager
+def refusing_what_cannot_be_written(folder: Path) -> Iterator[None]:
+    """Raise RunRefused where a path in or above `folder` is at fault; other OSErrors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _CANNOT_BE_OUT:
+            raise
+        raise RunRefused(
+            f"{folder} cannot hold a run ({os.strerror(error.errno)}): give a folder that can be "
+            "written as --out"
+        ) from error
 
 
 def differences(there: Any, here: Any, *, may_differ: tuple[str, ...] = ()) -> list[str]:
