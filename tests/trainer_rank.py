@@ -27,6 +27,7 @@ class Evaluated(ToyWorkload):
 
     def __init__(self, rank: int, folder: Path) -> None:
         super().__init__(batches_per_epoch=2, spoil=self._of_rank)
+        self.can_be_evaluated = True
         self._rank = rank
         self._folder = folder
 
