@@ -19,6 +19,11 @@ EXIT_INTERRUPTED = 130
 # own. numpy reads this when it is first imported, so it stands before every other import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+# torch's threads spin while they wait for one another, by default so long that beside anything else
+# that runs (data workers, a second process) they take the time of those that they wait for. So
+# long costs nothing on a quiet machine. torch reads this when it is first imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 
 def main() -> None:
     """Run a command; what the caller can mend is one line on stderr and exit code 2."""

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# As the command does (`rtmdet.py` says why); before torch is imported by any test.
+os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 
