@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -357,6 +358,27 @@ def test_train__changed_data_are_not_resumed(tmp_path: Path) -> None:
         assert "has changed" in refused(invoke("--out", out, "--resume"))
     del before[out / "lock"]
     assert all(path.read_bytes() == content for path, content in before.items())
+    assert f"model.init={out}/best.safetensors" in invoke("--out", out, "--resume").stderr
+
+
+def test_train__changed_data_of_a_run_without_weights_are_not_resumed(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    complete(*tiny_run(data, out))
+    for weights in [*out.glob("best.*"), *out.glob("last.*")]:
+        weights.unlink()
+    file = data / "annotations" / "instances_train.json"
+    file.write_text(file.read_text() + " ")
+    assert "or start a new run\n" in refused(invoke("--out", out, "--resume"))
+
+
+def test_train__killed_between_two_splits_reads_the_second(tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "run"
+    write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    complete(*tiny_run(data, out))
+    shutil.rmtree(out / "index" / "val")
+    complete("--out", str(out), "--resume")
+    assert (out / "index" / "val").is_dir()
 
 
 def test_train__relative_data_are_found_again_from_anywhere(

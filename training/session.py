@@ -5,6 +5,7 @@ import shlex
 import sys
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import torch
@@ -126,15 +127,20 @@ def _open_run(order: Order, ranks: Ranks, stop: StopRequest, stack: ExitStack) -
 def _refuse_changed_data(order: Order, run: RunFolder) -> None:
     """Refuse to go on with other files, before anything of the run is touched."""
     before = indexed_fingerprints(run.paths.index)
-    if before and fingerprints(order.config, order.data) != before:
-        weights = [
-            name for name in ("best", "last") if (order.out / f"{name}.safetensors").exists()
-        ]
-        hint = f" from its weights, --set model.init={order.out}/{weights[0]}.safetensors"
+    now = fingerprints(order.config, order.data)
+    # A split that was not indexed yet when the run was killed is none that has changed.
+    if {split: now.get(split) for split in before} != before:
         raise RunRefused(
             f"{order.data} has changed since the run in {order.out} began: put it back, or start "
-            f"a new run{hint if weights else ''}"
+            f"a new run{_from_its_weights(order.out)}"
         )
+
+
+def _from_its_weights(out: Path) -> str:
+    for name in ("best.safetensors", "last.safetensors", "best.pth", "last.pth"):
+        if (out / name).exists():
+            return f" from its weights, --set model.init={out / name}"
+    return ""
 
 
 def _index(order: Order, run: RunFolder, stop: StopRequest) -> None:
