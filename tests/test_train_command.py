@@ -540,8 +540,21 @@ def test_train__two_ranks_stop_save_and_go_on(shapes: Path, tmp_path: Path) -> N
     stopped = last_state(out)
     assert 3 <= stopped.step < TOTAL_STEPS
     assert len(stopped.random) == 2
-    complete("--out", str(out), "--resume", "--num-processes", "2")
+    said = complete("--out", str(out), "--resume", "--num-processes", "2")
+    assert "processes before" not in said
     assert last_state(out).step == TOTAL_STEPS
+
+
+def test_train__goes_on_with_another_number_of_ranks(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start(*new_run(shapes, out))
+    wait_for_step(out, 7, process)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == EXIT_INTERRUPTED
+    said = complete("--out", str(out), "--resume", "--num-processes", "2")
+    assert "processes before: 1, now: 2" in said
+    assert last_state(out).epoch == 4
 
 
 def test_dry_run__lists_every_problem_of_the_data(tmp_path: Path) -> None:

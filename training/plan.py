@@ -113,7 +113,7 @@ def lines(plan: Plan) -> Iterator[str]:
         yield f"stage      {stage.name}: epoch{last}"
     rates = ", ".join(f"{rate:.3g} at step {step:,}" for step, rate in plan.learning_rates.items())
     yield f"rates      {rates}"
-    yield f"average    over about {plan.average_horizon_steps:,} steps"
+    yield f"average    over about {_counted(plan.average_horizon_steps, 'step')}"
     yield f"evaluation {_epochs(plan.evaluations)}"
     yield (
         f"memory     about {_size(plan.memory.total_bytes)} on each device "

@@ -42,6 +42,8 @@ class Saver:
         self._every_s = runtime.checkpoint_every_s
         self._folder = folder
         self._clock = clock
+        #: How many ranks there were when the checkpoint that was restored was written.
+        self.saved_by = ranks.num_ranks
         self._last_step = 0
         self._last_save_s = clock()
         # What the latest checkpoint holds, as far as this run wrote or read it.
@@ -108,7 +110,8 @@ class Saver:
             {"weights": dict(state.average), "updates": state.average_updates}
         )
         restore_optimizer(learner.optimizer, learner.network, state.optimizer)
-        if len(state.random) == self._ranks.num_ranks:
+        self.saved_by = len(state.random)
+        if self.saved_by == self._ranks.num_ranks:
             restore_random_state(state.random[self._ranks.rank])
         position = self._pace.transferred(
             Position(state.epoch, state.batch), Pace(*state.extra["pace"])

@@ -208,7 +208,7 @@ class _Session:
         )
         if self._goes_on:
             self._learner.standing = saver.restore(self._learner)
-            self._said += self._where_it_goes_on()
+            self._said += self._where_it_goes_on(saver.saved_by)
         journal = self._journal(display)
         journal.began(self._said, self._learner.standing, resumed=self._goes_on)
         trainer = Trainer(
@@ -283,14 +283,20 @@ class _Session:
             )
         return said
 
-    def _where_it_goes_on(self) -> list[str]:
+    def _where_it_goes_on(self, num_ranks_before: int) -> list[str]:
         position = self._learner.standing.position
         if position.epoch >= self._config.schedule.epochs:
             return [
                 "it is finished already; --set schedule.epochs=N with a larger N makes it longer"
             ]
         step = self._pace.step(position)
-        return [f"goes on after step {step:,} of {self._pace.total_steps:,}"]
+        said = [f"goes on after step {step:,} of {self._pace.total_steps:,}"]
+        if num_ranks_before != self._ranks.num_ranks:
+            said.append(
+                f"processes before: {num_ranks_before}, now: {self._ranks.num_ranks}; the "
+                "images of a step and the learning rate change with that"
+            )
+        return said
 
     def _journal(self, display: Display) -> Journal:
         if self._run is None:
