@@ -218,6 +218,11 @@ def test_assignments_of__give_the_configuration_back(name: str) -> None:
     assert apply_overrides(config, assignments_of(config)) == config
 
 
+def test_assignments_of__open_groups_that_the_recipe_is_without() -> None:
+    config = apply_overrides(recipe("rtmdet-nano"), ["stages.jitter.mosaic=default"])
+    assert apply_overrides(recipe("rtmdet-nano"), assignments_of(config)) == config
+
+
 def test_assignments_of__carry_what_was_set() -> None:
     config = apply_overrides(recipe("rtmdet-s"), ["stages.mixing.mosaic=none", "data.batch_size=3"])
     kept = [each for each in assignments_of(config) if "batch_size" in each or "mosaic" in each]

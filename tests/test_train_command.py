@@ -377,6 +377,7 @@ def test_train__killed_between_two_splits_reads_the_second(tmp_path: Path) -> No
     write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
     complete(*tiny_run(data, out))
     shutil.rmtree(out / "index" / "val")
+    shutil.rmtree(out / "checkpoints")
     complete("--out", str(out), "--resume")
     assert (out / "index" / "val").is_dir()
 
@@ -443,6 +444,18 @@ def test_train__dry_run_tries_the_initial_weights(shapes: Path, tmp_path: Path) 
     assert fits.exit_code == 0, fits.stderr
     assert "tiny.safetensors" in fits.stdout
     assert "instead of" in refused(invoke("--recipe", "rtmdet-nano-finetune", *options))
+
+
+def test_train__dry_run_of_a_resumed_run_needs_no_initial_weights(
+    whole_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole_run, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "config.json").read_text())
+    content["config"]["model"]["init"] = "gone.pth"
+    (tmp_path / "run" / "config.json").write_text(json.dumps(content))
+    result = invoke("--out", tmp_path / "run", "--resume", "--dry-run")
+    assert result.exit_code == 0, result.stderr
+    assert "this run's checkpoint" in result.stdout
 
 
 def test_train__dry_run_as_json(shapes: Path) -> None:

@@ -8,8 +8,10 @@ mistakes, 1 for anything else.
 """
 
 import json as json_format
+import os
 import sys
 import tempfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -95,6 +97,10 @@ def _train(request: Request, num_processes: int) -> int:
     if num_processes > 1 and not started_by_launcher():
         from training.run.launch import launch
 
+        # The ranks run this very code, wherever the user is.
+        here = str(Path(__file__).resolve().parent.parent)
+        paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+        os.environ["PYTHONPATH"] = os.pathsep.join(paths)
         return launch(
             num_processes,
             # Not from the folder that the user is in: a clone there may be named rtmdet.
@@ -130,9 +136,12 @@ def _show_plan(order: Order, num_processes: int, *, as_json: bool) -> None:
         )
         data = open_data(order.config, Path(folder))
         plan = make_plan(order.config, data.counts, num_processes)
-        network = build_network(order.config.model, len(data.classes))
-        taken = initialise(network, order.config.model.init, classes=data.classes)
-        remarks = [*order.remarks, *data.remarks, *taken]
+        remarks = [*order.remarks, *data.remarks]
+        if order.resume:
+            plan = replace(plan, init="this run's checkpoint")
+        else:
+            network = build_network(order.config.model, len(data.classes))
+            remarks += initialise(network, order.config.model.init, classes=data.classes)
     if as_json:
         content = {"plan": plan.as_json(), "config": to_json(order.config), "remarks": remarks}
         typer.echo(json_format.dumps(content))

@@ -137,8 +137,14 @@ def _assignments(value: object, path: str) -> Iterator[str]:
     elif is_dataclass(value):
         for each in fields(value):
             # They come with the recipe.
-            if joined(path, each.name) not in ("recipe", "model.name"):
-                yield from _assignments(getattr(value, each.name), joined(path, each.name))
+            inner, place = getattr(value, each.name), joined(path, each.name)
+            if place in ("recipe", "model.name"):
+                continue
+            _, optional = without_none(annotations(type(value))[each.name])
+            if optional and is_dataclass(inner):
+                # A recipe may be without the group.
+                yield f"{place}=default"
+            yield from _assignments(inner, place)
     else:
         yield f"{path}={shown(value)}"
 

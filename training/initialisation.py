@@ -66,7 +66,7 @@ def _read(path: Path) -> PublishedCheckpoint:
 def _instead_of(path: Path) -> str:
     """A file of weights of the same name beside the missing one, for the message."""
     for suffix in (SUFFIX, ".pth"):
-        if suffix != path.suffix and (other := path.with_suffix(suffix)).is_file():
+        if path.name and suffix != path.suffix and (other := path.with_suffix(suffix)).is_file():
             return f"; did you mean {other}, which stands there?"
     return ""
 

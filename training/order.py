@@ -1,6 +1,5 @@
 """What a command asks for, made whole: a configuration, a data set, a folder. Torch-free."""
 
-import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,8 +86,8 @@ def _resumed(request: Request) -> Order:
 
 
 def _place(data: Path) -> Path:
-    """The same from wherever the run is resumed; links stay as they are."""
-    return Path(os.path.abspath(data))
+    """The same from wherever the run is resumed."""
+    return data.resolve()
 
 
 def _remarks(began: TrainConfig, config: TrainConfig) -> tuple[str, ...]:

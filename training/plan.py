@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import torch
 
+from model.config import CLASSIFIERS
 from training.config import TrainConfig
 from training.memory import MemoryEstimate, estimate_memory
 from training.networks import build_network
@@ -124,15 +125,16 @@ def lines(plan: Plan) -> Iterator[str]:
 
 def _notes(plan: Plan) -> Iterator[str]:
     """What will not come out as someone may expect."""
+    other = "" if plan.model in CLASSIFIERS else "take a recipe that ends in -finetune, or "
     if plan.warmup_steps >= plan.total_steps:
         yield (
-            "the run is shorter than its warm-up, so the rate never gets to where it should: take "
-            "a recipe that ends in -finetune, or --set schedule.warmup_share=0.05"
+            "the run is shorter than its warm-up, so the rate never gets to where it should: "
+            f"{other}--set schedule.warmup_share=0.05"
         )
     if plan.average_horizon_steps >= plan.total_steps:
         yield (
             "the average of the weights, which is what is evaluated and kept, spans more steps "
-            "than there are: take a recipe that ends in -finetune, or --set ema.horizon_share=0.04"
+            f"than there are: {other}--set ema.horizon_share=0.04"
         )
     if plan.left_out:
         yield (

@@ -128,8 +128,10 @@ def _refuse_changed_data(order: Order, run: RunFolder) -> None:
     """Refuse to go on with other files, before anything of the run is touched."""
     before = indexed_fingerprints(run.paths.index)
     now = fingerprints(order.config, order.data)
-    # A split that was not indexed yet when the run was killed is none that has changed.
-    if {split: now.get(split) for split in before} != before:
+    if not any(run.paths.checkpoints.glob("step-*")):
+        # A split that was not indexed yet when the run was killed is none that has changed.
+        now = {split: now.get(split, "") for split in before}
+    if before and now != before:
         raise RunRefused(
             f"{order.data} has changed since the run in {order.out} began: put it back, or start "
             f"a new run{_from_its_weights(order.out)}"
@@ -139,7 +141,7 @@ def _refuse_changed_data(order: Order, run: RunFolder) -> None:
 def _from_its_weights(out: Path) -> str:
     for name in ("best.safetensors", "last.safetensors", "best.pth", "last.pth"):
         if (out / name).exists():
-            return f" from its weights, --set model.init={out / name}"
+            return f" from its weights, --set {shlex.quote(f'model.init={out / name}')}"
     return ""
 
 
@@ -248,13 +250,15 @@ class _Session:
         if best is not None:
             which, value = "best", f" ({self._workload.primary_metric} {best:.4f})"
         if isinstance(self._data, ClassificationData):
-            weights = self._paths.folder / f"{which}.pth"
-            return f"finished; the {which} weights{value}: --set model.init={weights}"
-        weights = self._paths.folder / f"{which}.safetensors"
-        return f"finished; serve the {which} weights{value}: rtmdet export {weights}"
+            told = f"--set={shlex.quote(f'model.init={self._paths.folder / which}.pth')}"
+        else:
+            told = shlex.join(["rtmdet", "export", f"{self._paths.folder / which}.safetensors"])
+        return f"finished; take the {which} weights{value}: {told}"
 
     def _resume_command(self) -> str:
-        return shlex.join(["rtmdet", "train", "--out", str(self._paths.folder), "--resume"])
+        several = ["--num-processes", str(num_ranks_here())] if self._ranks.num_ranks > 1 else []
+        told = ["--out", str(self._paths.folder), "--resume", *several]
+        return shlex.join(["rtmdet", "train", *told])
 
     def _build_workload(self) -> Workload:
         if isinstance(self._data, ClassificationData):

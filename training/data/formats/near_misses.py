@@ -68,13 +68,14 @@ def _of_a_split(root: Path, name: str, labels_of_dota: Sequence[str]) -> str | N
 
 def _has_images(folder: Path) -> bool:
     return any(
-        Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file()
+        Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and Path(entry.path).is_file()
         for entry in _entries(folder)
     )
 
 
 def _folders(folder: Path) -> list[Path]:
-    found = (Path(entry.path) for entry in _entries(folder) if entry.is_dir())
+    # A path says no of links that turn in circles, where an entry of the folder is an error.
+    found = (path for entry in _entries(folder) if (path := Path(entry.path)).is_dir())
     return sorted(path for path in found if not path.name.startswith("."))
 
 
