@@ -13,6 +13,7 @@ from torch import nn
 from model.config import VARIANTS, BackboneConfig, RTMDetConfig, Task
 from model.graph import Normalise
 from model.rtmdet import build_rtmdet
+from tests.plain_scenes import SHAPE_NAMES
 from training.config import (
     DataConfig,
     EMAConfig,
@@ -28,8 +29,7 @@ from training.criterion import Criterion
 from training.data.formats.layouts import DataSource, find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.loading import TrainingLoader
-from training.data.scenes import SHAPE_NAMES
-from training.data.shapes import write_shapes
+from training.data.synthetic.data_set import write_shapes
 from training.distributed import Ranks
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import EvaluationSettings, Evaluator

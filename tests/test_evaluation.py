@@ -18,11 +18,11 @@ from model.graph import Normalise
 from model.heads.outputs import HeadOutputs
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import load_published
+from tests.plain_scenes import SHAPE_NAMES
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.images import UnreadableImage
-from training.data.scenes import SHAPE_NAMES
-from training.data.shapes import split_scenes, write_shapes
+from training.data.synthetic.data_set import split_scenes, write_shapes
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import EvaluationSettings, Evaluator, truth_of
 from training.evaluation.inference import BatchRunner, read_input

@@ -22,14 +22,14 @@ from tests.data_sets import (
     write_lines,
     write_yolo,
 )
+from tests.plain_scenes import SHAPE_NAMES
 from training.data.annotations import AnnotatedImages
 from training.data.formats.checks import BrokenData
 from training.data.formats.instance_checks import NO_AREA, OUTSIDE, REACHES_OUT, TOO_SMALL
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.indexing.recording import SHORT_SIDED, UNUSED_CLASS, WITHOUT_BOXES
-from training.data.scenes import SHAPE_NAMES
-from training.data.shapes import ShapesLayout, split_scenes, write_shapes
+from training.data.synthetic.data_set import ShapesLayout, split_scenes, write_shapes
 
 
 @pytest.fixture

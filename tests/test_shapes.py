@@ -10,8 +10,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from model.rotated_iou import rotated_corners, rotated_iou
-from training.data.scenes import SHAPE_NAMES, Scene, scene
-from training.data.shapes import split_scenes, write_shapes
+from tests.plain_scenes import SHAPE_NAMES, scene
+from training.data.synthetic.data_set import split_scenes, write_shapes
+from training.data.synthetic.scenes import Scene
 
 RECTANGLE = SHAPE_NAMES.index("rectangle")
 

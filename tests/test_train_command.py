@@ -24,7 +24,7 @@ from tests.conftest import PROJECT
 from tests.data_sets import coco_content, write_coco
 from training.__main__ import app
 from training.checkpoint import CheckpointStore, TrainingState
-from training.data.shapes import write_shapes
+from training.data.synthetic.data_set import write_shapes
 from training.interruption import EXIT_INTERRUPTED
 from training.run.launch import EXIT_MISTAKE, launch
 from training.run.progress import current_records, read_records

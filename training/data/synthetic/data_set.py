@@ -1,6 +1,6 @@
 """A synthetic data set on disk, in any layout that training reads: shapes, as `scene` draws them.
 
-Images are PNG files, `train` and `val` never share a scene, and the folder appears as a whole.
+Images are JPEG files, `train` and `val` never share a scene, and the folder appears as a whole.
 """
 
 import json
@@ -15,11 +15,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.masks import InstanceMask, encode_rle
 from model.rotated_iou import rotated_corners
-from training.data.scenes import SHAPE_NAMES, Scene, scene
+from training.data.synthetic.outlines import SHAPE_NAMES
+from training.data.synthetic.scenes import Scene, scene
 
 #: COCO's JSON with polygons; DOTA's text; YOLO's text with boxes, polygons or four corners.
 ShapesLayout = Literal["coco", "dota", "yolo", "yolo-polygons", "yolo-oriented"]
+
+#: The scene of a seed, of a side in pixels.
+Draw = Callable[[int, int], Scene]
 
 #: Called with the number of scenes that are written, and of all.
 Progress = Callable[[int, int], None]
@@ -27,6 +32,7 @@ Progress = Callable[[int, int], None]
 #: Scenes of a split that no other split or seed has; hence the largest split.
 _MAX_SPLIT = 10**6
 _SPLITS = ("train", "val")
+_JPEG_QUALITY = 95
 
 
 def write_shapes(
@@ -34,9 +40,10 @@ def write_shapes(
     *,
     num_train: int,
     num_val: int,
-    size: int = 160,
+    size: int = 640,
     seed: int = 0,
     layout: ShapesLayout = "coco",
+    draw: Draw = scene,
     progress: Progress = lambda _done, _total: None,
 ) -> None:
     """Write a data set of images `size` x `size` into the new folder `folder`.
@@ -58,7 +65,7 @@ def write_shapes(
         done = 0
         for split, count in zip(_SPLITS, (num_train, num_val), strict=True):
             scenes = _counted(
-                split_scenes(split, count, size=size, seed=seed),
+                split_scenes(split, count, size=size, seed=seed, draw=draw),
                 lambda written, before=done: progress(before + written, num_train + num_val),
             )
             _WRITERS[layout](part, split, scenes)
@@ -70,10 +77,12 @@ def write_shapes(
         raise
 
 
-def split_scenes(split: str, count: int, *, size: int, seed: int) -> Iterator[Scene]:
+def split_scenes(
+    split: str, count: int, *, size: int, seed: int, draw: Draw = scene
+) -> Iterator[Scene]:
     """The first scenes of a split, `train` or `val`, of the set with that seed."""
     first = (seed * len(_SPLITS) + _SPLITS.index(split)) * _MAX_SPLIT
-    return (scene(first + index, size) for index in range(count))
+    return (draw(first + index, size) for index in range(count))
 
 
 def _counted(scenes: Iterator[Scene], written: Callable[[int], None]) -> Iterator[Scene]:
@@ -87,12 +96,12 @@ def _write_coco(folder: Path, split: str, scenes: Iterator[Scene]) -> None:
     images: list[dict[str, object]] = []
     annotations: list[dict[str, object]] = []
     for image_id, one in enumerate(scenes, start=1):
-        name = f"{image_id:06d}.png"
+        name = f"{image_id:06d}.jpg"
         _write_image(folder / split / name, one.image)
         height, width = one.image.shape[:2]
         images.append({"id": image_id, "file_name": name, "height": height, "width": width})
-        for (x1, y1, x2, y2), mask, polygon, label in zip(
-            one.boxes.tolist(), one.masks, one.polygons, one.labels.tolist(), strict=True
+        for (x1, y1, x2, y2), mask, label in zip(
+            one.boxes.tolist(), one.masks, one.labels.tolist(), strict=True
         ):
             annotations.append(
                 {
@@ -102,7 +111,7 @@ def _write_coco(folder: Path, split: str, scenes: Iterator[Scene]) -> None:
                     "bbox": [x1, y1, x2 - x1, y2 - y1],
                     "area": int(mask.sum()),
                     "iscrowd": 0,
-                    "segmentation": [np.round(polygon.astype(np.float64), 3).ravel().tolist()],
+                    "segmentation": encode_rle(InstanceMask(0, 0, mask, width, height)),
                 }
             )
     categories = [{"id": label + 1, "name": name} for label, name in enumerate(SHAPE_NAMES)]
@@ -112,8 +121,8 @@ def _write_coco(folder: Path, split: str, scenes: Iterator[Scene]) -> None:
 
 def _write_dota(folder: Path, split: str, scenes: Iterator[Scene]) -> None:
     for number, one in enumerate(scenes, start=1):
-        name = f"P{number:06d}"
-        _write_image(folder / split / "images" / f"{name}.png", one.image)
+        name = f"{number:06d}"
+        _write_image(folder / split / "images" / f"{name}.jpg", one.image)
         lines = [
             f"{_numbers(corners)} {SHAPE_NAMES[label]} 0"
             for corners, label in zip(rotated_corners(one.rotated_boxes), one.labels, strict=True)
@@ -129,7 +138,7 @@ def _write_yolo(
 ) -> None:
     for number, one in enumerate(scenes, start=1):
         name = f"{number:06d}"
-        _write_image(folder / "images" / split / f"{name}.png", one.image)
+        _write_image(folder / "images" / split / f"{name}.jpg", one.image)
         side = one.image.shape[0]
         lines = [
             f"{label} {_numbers(row / side, decimals=6)}"
@@ -175,6 +184,6 @@ def _write_text(path: Path, text: str) -> None:
 
 def _write_image(path: Path, image_bgr: NDArray[np.uint8]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    encoded, data = cv2.imencode(".png", image_bgr)
+    encoded, data = cv2.imencode(".jpg", image_bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     assert encoded
     path.write_bytes(data.tobytes())

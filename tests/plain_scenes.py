@@ -1,10 +1,9 @@
-"""Synthetic pictures of simple shapes, with everything that may be learned about them.
+"""Synthetic pictures of simple shapes, which a small network learns within minutes.
 
 A scene follows from its seed alone. Shapes lie on noise, do not overlap, stand out from what is
 behind them, and are longer than wide, so that their angle is defined. Torch-free.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import cv2
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.rotated_iou import rotated_corners
+from training.data.synthetic.scenes import Scene
 
 Floats = NDArray[np.float32]
 
@@ -39,27 +39,6 @@ _OFFSETS = (60.0, 190.0)
 _SUPERSAMPLING = 8
 #: Fractional bits of the coordinates that `cv2.fillPoly` takes.
 _FRACTION_BITS = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Scene:
-    """A picture and its n shapes. A pixel (x, y) covers the square from (x, y) to (x+1, y+1).
-
-    `image` uint8 [h, w, 3] BGR. `masks` bool [n, h, w]: pixels that a shape covers by half or
-    more. `boxes` float32 [n, 4] xyxy, the tightest around the masks. `rotated_boxes` float32
-    [n, 5] (cx, cy, w, h, angle in radians, clockwise positive with y down), w > h, angle in
-    [-pi/2, pi/2). `polygons`: n outlines [k, 2] of (x, y). `labels` int64 [n], see `SHAPE_NAMES`.
-    """
-
-    image: NDArray[np.uint8]
-    masks: NDArray[np.bool_]
-    boxes: Floats
-    rotated_boxes: Floats
-    polygons: tuple[Floats, ...]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
 
 
 class _Shape(NamedTuple):
