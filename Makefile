@@ -2,43 +2,39 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+SERVING := .venv/.serving
 
-# What `make demo` imports and posts; name others on the command line.
-CHECKPOINT ?= ../shared/real/rtmdet_nano_person.pth
-MODEL ?= rtmdet-nano
-CLASSES ?= person
-PICTURE ?= ../shared/data/coco-mini/val/000000184324.jpg
+# Which of the project's own models `make shapes-model` trains again.
+MODEL ?= rtmdet-nano-shapes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-inputs serve test gpu check format bench clean distclean
+.PHONY: help setup demo serve shapes-model test gpu check format bench clean distclean
 
 help: ## This list
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(INSTALLED) ## Install everything into .venv
 
-$(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
-	$(PYTHON) -m venv .venv
+$(INSTALLED): $(SERVING)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: demo-inputs $(INSTALLED) ## Import a checkpoint, start the server, post a picture, show the answer
-	$(BIN)/python examples/demo.py --checkpoint "$$CHECKPOINT" --model "$$MODEL" \
-		--classes "$$CLASSES" --picture "$$PICTURE"
+# What serving needs, which has no torch and is there within a minute.
+$(SERVING): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[serve]'
+	@touch $@
 
-# Before anything is installed. By the environment, so that names may have quotes in them.
-export CHECKPOINT MODEL CLASSES PICTURE
-demo-inputs:
-	@test -f "$$CHECKPOINT" -a -f "$$PICTURE" || { \
-		echo "make demo needs a checkpoint and a picture; there is no $$CHECKPOINT or no $$PICTURE." >&2; \
-		echo "Name yours: make demo CHECKPOINT=rtmdet_tiny.pth MODEL=rtmdet-tiny CLASSES=coco PICTURE=street.jpg" >&2; \
-		echo "Published checkpoints: make setup, then .venv/bin/rtmdet models pull rtmdet-tiny" >&2; \
-		exit 2; }
+demo: $(SERVING) ## Serve the project's own models, post pictures, write what comes back to out/demo
+	$(BIN)/python examples/demo.py
 
-serve: $(INSTALLED) ## Serve the models of triton_repo/ on port 8000
+serve: $(SERVING) ## Serve the models of triton_repo/ on port 8000
 	$(BIN)/rtmdet serve
+
+shapes-model: $(INSTALLED) ## Train one of the project's own models again: MODEL=rtmdet-r-nano-shapes (hours)
+	BIN=$(BIN) examples/train_shapes.sh $(MODEL)
 
 test: $(INSTALLED) ## All tests that need no GPU
 	$(BIN)/pytest --numprocesses 2 -m 'not gpu'

@@ -1,14 +1,13 @@
-"""The whole way of a picture: import a checkpoint, serve it, post the picture, show the answer.
+"""Boxes, masks and rotated boxes over HTTP: start the server, post pictures, show the answers.
 
-    python examples/demo.py --checkpoint weights.pth --model rtmdet-tiny --classes coco \
-        --picture street.jpg
+    python examples/demo.py
+    python examples/demo.py --picture street.jpg --model rtmdet-tiny-coco
 
-Prints the detections and where the picture with the detections drawn lies. The client half uses
-the standard library alone: it is what any program would do.
+Prints what was found and where the answers and the drawn pictures lie. The client half uses the
+standard library alone: it is what any program would do.
 """
 
 import argparse
-import hashlib
 import json
 import os
 import socket
@@ -16,63 +15,54 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+PROJECT = Path(__file__).resolve().parent.parent
 RTMDET = Path(sys.executable).with_name("rtmdet")
 OUT = Path("out/demo")
+
+#: The project's own models, one for each task.
+MODELS = ("rtmdet-nano-shapes", "rtmdet-ins-nano-shapes", "rtmdet-r-nano-shapes")
+PICTURES = sorted((PROJECT / "examples/pictures").glob("*.jpg"))
+
+#: How long the server may take to be ready.
+READY_WITHIN_S = 60
 
 
 def main() -> int:
     """Run the demonstration; the exit code says whether it worked."""
     options = parse_arguments()
-    for path in (options.checkpoint, options.picture):
-        if not path.is_file():
-            say(f"there is no {path}; name another with --checkpoint or --picture")
+    pictures, models = options.picture or PICTURES, options.model or MODELS
+    for picture in pictures:
+        if not picture.is_file():
+            say(f"there is no {picture}; name another with --picture")
             return 2
-    model = imported(options.checkpoint, options.model, options.classes)
-    say("2. Starting the server")
-    with server(model) as url:
-        say(f"3. Posting {options.picture} to {url}/detect")
-        answer = json.loads(post(url, options.picture, "application/json"))
-        show(answer)
-        OUT.mkdir(parents=True, exist_ok=True)
-        drawn = OUT / f"{options.picture.stem}.detected.jpg"
-        drawn.write_bytes(post(url, options.picture, "image/jpeg"))
-        document = OUT / f"{options.picture.stem}.json"
-        document.write_text(json.dumps(answer, indent=2))
-    say(f"\nThe picture with the detections drawn: {drawn}")
-    say(f"The answer as JSON:                    {document}")
-    say("\nNext: serve it yourself and open http://127.0.0.1:8000/docs in a browser:")
-    say(f"  {os.path.relpath(RTMDET)} serve")
+    say(f"Starting the server with {', '.join(models)}")
+    with server(models) as url:
+        for model in models:
+            for picture in pictures:
+                demonstrate(url, model, picture)
+    say(f"\nAnswers (.json) and drawn pictures (.jpg) lie in {OUT}/")
+    say("\nWhat to try next:")
+    command = os.path.relpath(RTMDET)
+    say(f"  {command} serve                 then open http://127.0.0.1:8000/docs in a browser")
+    say(f"  {command} models pull rtmdet-s  published COCO weights: photographs, 80 classes")
+    say(f"  {command} train --help          weights of your own")
     return 0
 
 
-def imported(checkpoint: Path, variant: str, classes: str) -> str:
-    """The name of the model that was made of the checkpoint; imports it the first time."""
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    # The same file read as another variant or with other classes is another model.
-    asked = hashlib.sha256(f"{digest} {variant} {classes}".encode()).hexdigest()
-    name = f"{variant}-demo-{asked[:8]}"
-    listed = json.loads(run("models", "list", "--json"))["models"]
-    if any(model["name"] == name and "problem" not in model for model in listed):
-        say(f"1. The model is in the repository already: {name}")
-    else:
-        say(f"1. Importing {checkpoint} as {name} (takes some seconds)")
-        run(
-            "models", "import", checkpoint, "--name", name, "--model", variant, "--classes", classes
-        )
-    return name
-
-
-def run(*arguments: str | Path) -> str:
-    """What `rtmdet` prints; its own message and exit code where it fails."""
-    done = subprocess.run([RTMDET, *arguments], stdout=subprocess.PIPE, text=True, check=False)
-    if done.returncode:
-        sys.exit(done.returncode)
-    return done.stdout
+def demonstrate(url: str, model: str, picture: Path) -> None:
+    """Post one picture to one model; keep the answer as JSON and as a picture."""
+    answer = json.loads(post(url, model, picture, "application/json"))
+    OUT.mkdir(parents=True, exist_ok=True)
+    stem = OUT / f"{picture.stem}.{model}"
+    stem.with_name(f"{stem.name}.json").write_text(json.dumps(answer, indent=2))
+    stem.with_name(f"{stem.name}.jpg").write_bytes(post(url, model, picture, "image/jpeg"))
+    show(picture, answer)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -80,20 +70,19 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--model", required=True)
-    parser.add_argument("--classes", required=True)
-    parser.add_argument("--picture", type=Path, required=True)
+    parser.add_argument("--picture", type=Path, action="append", help="may stand repeatedly")
+    parser.add_argument("--model", action="append", help="a model of the repository; repeatedly")
     return parser.parse_args()
 
 
 @contextmanager
-def server(model: str) -> Iterator[str]:
+def server(models: tuple[str, ...]) -> Iterator[str]:
     """A running `rtmdet serve`, ready, for as long as the block lasts."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    settings = {"RTMDET_MODELS": model, "RTMDET_LOG_LEVEL": "warning"}
-    process = subprocess.Popen([RTMDET, "serve", "--port", str(port)], env=os.environ | settings)
+    settings = {"RTMDET_MODELS": ",".join(models), "RTMDET_LOG_LEVEL": "warning"}
+    settings = {"RTMDET_MODEL_REPOSITORY": str(PROJECT / "triton_repo")} | os.environ | settings
+    process = subprocess.Popen([RTMDET, "serve", "--port", str(port)], env=settings)
     url = f"http://127.0.0.1:{port}"
     try:
         wait_until_ready(url, process)
@@ -104,8 +93,9 @@ def server(model: str) -> Iterator[str]:
 
 
 def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Return when pictures can be sent; fail when the server has ended or 60 s are over."""
-    for _ in range(600):
+    """Return when pictures can be sent; fail when the server has ended or takes too long."""
+    deadline = time.monotonic() + READY_WITHIN_S
+    while time.monotonic() < deadline:
         if process.poll() is not None:
             sys.exit(f"the server ended with exit code {process.returncode}")
         try:
@@ -114,33 +104,42 @@ def wait_until_ready(url: str, process: subprocess.Popen[bytes]) -> None:
             time.sleep(0.1)
         else:
             return
-    sys.exit("the server was not ready within 60 seconds")
+    sys.exit(f"the server was not ready within {READY_WITHIN_S} seconds")
 
 
-def post(url: str, picture: Path, accept: str) -> bytes:
+def post(url: str, model: str, picture: Path, accept: str) -> bytes:
     """Send a picture to `POST /detect` and give the answer's body."""
+    address = f"{url}/detect?{urllib.parse.urlencode({'model': model})}"
     headers = {"Content-Type": "application/octet-stream", "Accept": accept}
-    request = urllib.request.Request(f"{url}/detect", picture.read_bytes(), headers)
+    request = urllib.request.Request(address, picture.read_bytes(), headers)
     try:
         with urllib.request.urlopen(request, timeout=60) as response:
             return response.read()
     except urllib.error.HTTPError as error:
-        sys.exit(f"the server refused the picture: {json.load(error)['detail']}")
+        sys.exit(f"the server refused {picture}: {json.load(error)['detail']}")
 
 
-def show(answer: dict) -> None:
+def show(picture: Path, answer: dict) -> None:
     """Print the detections as a table."""
-    timings = answer["timings_ms"]
-    count = len(answer["detections"])
-    say(f"\n   {count} {'detection' if count == 1 else 'detections'}, {timings['total']:.1f} ms\n")
-    for found in answer["detections"]:
-        x1, y1, x2, y2 = found["box"]
-        place = f"({x1:6.1f}, {y1:6.1f}) - ({x2:6.1f}, {y2:6.1f})"
-        say(f"   {found['score']:.2f}  {found['label']:<16} {place}")
+    found, total_ms = answer["detections"], answer["timings_ms"]["total"]
+    say(f"\n{picture.name} by {answer['model']['name']}: {len(found)} found, {total_ms:.1f} ms")
+    for one in found:
+        say(f"   {one['score']:.2f}  {one['label']:<12} {place_of(one)}")
+
+
+def place_of(one: dict) -> str:
+    """Where a detection is, in pixels and degrees."""
+    if turned := one.get("rotated_box"):
+        size = f"{turned['w']:.0f} x {turned['h']:.0f}"
+        degrees = turned["angle"] * 180 / 3.14159265
+        return f"{size} around ({turned['cx']:.0f}, {turned['cy']:.0f}), {degrees:.0f} degrees"
+    x1, y1, x2, y2 = one["box"]
+    place = f"({x1:.0f}, {y1:.0f}) to ({x2:.0f}, {y2:.0f})"
+    return f"{place}, with its mask" if "mask" in one else place
 
 
 def say(text: str) -> None:
-    """Print at once, in order with what the commands print."""
+    """Print at once, in order with what the server prints."""
     print(text, flush=True)
 
 
