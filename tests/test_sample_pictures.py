@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.sample_pictures import box_corners, class_colour, draw_batch
+from training.drawing import box_corners, class_colour
+from training.sample_pictures import draw_batch
 from training.targets import DetectionBatch, Targets
 
 

@@ -1,16 +1,14 @@
 """Pictures of training samples: what a batch shows the network, with what it is to find."""
 
 import math
-from collections.abc import Sequence
 from typing import cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.drawing import Picture, box_corners, class_colour, write_name
 from training.targets import MASK_STRIDE, DetectionBatch, ImageTargets, unpack_masks
-
-Picture = NDArray[np.uint8]
 
 #: At most so many images of a batch are drawn, each at most so wide.
 MAX_IMAGES = 16
@@ -58,27 +56,6 @@ def draw_sample(image: Picture, targets: ImageTargets, classes: tuple[str, ...])
     return picture
 
 
-def box_corners(box: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The corners [4, 2] of an xyxy box [4] or a rotated box [5]."""
-    if len(box) == 4:
-        x1, y1, x2, y2 = box
-        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
-    cx, cy, width, height, angle_rad = box
-    along = np.array([math.cos(angle_rad), math.sin(angle_rad)]) * width / 2
-    across = np.array([-math.sin(angle_rad), math.cos(angle_rad)]) * height / 2
-    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    return (np.array([cx, cy]) + signs @ np.stack([along, across])).astype(np.float32)
-
-
-def class_colour(label: int) -> tuple[int, int, int]:
-    """A colour (B, G, R) of the class; neighbours are far apart on the wheel."""
-    hue = int(label * 180 * 0.618034) % 180
-    blue, green, red = cv2.cvtColor(np.array([[[hue, 200, 230]]], np.uint8), cv2.COLOR_HSV2BGR)[
-        0, 0
-    ].tolist()
-    return blue, green, red
-
-
 def _tint(picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int]) -> None:
     """Blend `colour` where the mask is; it has one pixel for each 4 x 4 of the picture."""
     height, width = picture.shape[:2]
@@ -87,13 +64,3 @@ def _tint(picture: Picture, mask: NDArray[np.bool_], colour: tuple[int, int, int
     covered = mask[np.ix_(rows, columns)]
     blended = picture[covered] * (1 - _MASK_OPACITY) + np.array(colour) * _MASK_OPACITY
     picture[covered] = blended.astype(np.uint8)
-
-
-def write_name(picture: Picture, name: str, place: Sequence[int], label: int) -> None:
-    """Write the name of a class at (x, y), on a dark ground, moved inside the picture."""
-    (width, height), below = cv2.getTextSize(name, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
-    x = min(max(place[0], 0), max(picture.shape[1] - width, 0))
-    y = min(max(place[1], height + below), picture.shape[0] - below)
-    cv2.rectangle(picture, (x, y - height - below), (x + width, y + below), (32, 32, 32), -1)
-    ink = class_colour(label)
-    cv2.putText(picture, name, (x, y - 1), cv2.FONT_HERSHEY_SIMPLEX, 0.4, ink, 1, cv2.LINE_AA)

@@ -15,8 +15,9 @@ from training.classification.saving import save_classifier
 from training.config import TrainConfig
 from training.data.indexing.image_folders import FolderIndex
 from training.distributed import Ranks
+from training.drawing import write_name
 from training.networks import build_network
-from training.sample_pictures import MAX_IMAGES, picture_grid, write_name
+from training.sample_pictures import MAX_IMAGES, picture_grid
 from training.workloads.base import BatchLosses, Watch
 
 
