@@ -5,6 +5,7 @@ Boxes and masks by COCO's rules, rotated boxes by DOTA's. All values are fractio
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -13,13 +14,16 @@ from training.evaluation.coco_precision import coco_precision
 from training.evaluation.instances import Found, Truth
 from training.evaluation.rotated_precision import rotated_precision
 
+#: Figures of every label of which there is an instance to be found, given the number of classes.
+_Measure = Callable[[Truth, Found, int], dict[int, dict[str, float]]]
+
+_BOXES: _Measure = partial(coco_precision, "box")
+_MASKS: _Measure = partial(coco_precision, "mask")
+
 #: What is measured for a task; each name leads its metrics' names.
-_MEASURES: Mapping[Task, Mapping[str, Callable[[Truth, Found, int], dict[str, float]]]] = {
-    "detect": {"box": lambda *of_class: coco_precision("box", *of_class)},
-    "instance": {
-        "box": lambda *of_class: coco_precision("box", *of_class),
-        "mask": lambda *of_class: coco_precision("mask", *of_class),
-    },
+_MEASURES: Mapping[Task, Mapping[str, _Measure]] = {
+    "detect": {"box": _BOXES},
+    "instance": {"box": _BOXES, "mask": _MASKS},
     "rotated": {"rotated": rotated_precision},
 }
 
@@ -34,9 +38,10 @@ _PRIMARY: Mapping[Task, str] = {
 class Metrics:
     """Fractions by name, over all classes and of every class that was to be found.
 
-    `box_ap` (0.50:0.95), `box_ap50`, `box_ap75`, `box_ap_small`, `box_ap_medium`, `box_ap_large`;
-    the same with `mask_` for instance models; `rotated_ap`, `rotated_ap50`, `rotated_ap75` and
-    `rotated_ap50_voc07` for rotated ones.
+    `box_ap` (0.50:0.95), `box_ap50`, `box_ap75`, `box_ap_small`, `box_ap_medium`, `box_ap_large`,
+    and average recalls `box_ar1`, `box_ar10`, `box_ar100` (with so many detections in an image),
+    `box_ar_small`, `box_ar_medium`, `box_ar_large`; the same with `mask_` for instance models;
+    `rotated_ap`, `rotated_ap50`, `rotated_ap75` and `rotated_ap50_voc07` for rotated ones.
     """
 
     values: dict[str, float]
@@ -56,15 +61,18 @@ def average_precision(task: Task, truth: Truth, found: Found, classes: Sequence[
 
     Raises ValueError if there is nothing to be found at all.
     """
-    per_class: dict[str, dict[str, float]] = {}
-    for label, name in enumerate(classes):
-        values = {
-            f"{measure}_{metric}": value
-            for measure, of_class in _MEASURES[task].items()
-            for metric, value in of_class(truth, found, label).items()
+    measured = {
+        name: measure(truth, found, len(classes)) for name, measure in _MEASURES[task].items()
+    }
+    labels = sorted({label for figures in measured.values() for label in figures})
+    per_class = {
+        classes[label]: {
+            f"{name}_{metric}": value
+            for name, figures in measured.items()
+            for metric, value in figures[label].items()
         }
-        if values:
-            per_class[name] = values
+        for label in labels
+    }
     if not per_class:
         raise ValueError(
             "there is nothing to be found in the validation images: no instance, or only crowds "

@@ -3,7 +3,7 @@
 Evaluation gathers these from all ranks and compares them; torch-free.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -11,6 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
+
+#: From which area to which, in square pixels and both included, an instance is what COCO calls
+#: small, medium or large.
+SIZES: Mapping[str, tuple[float, float]] = {
+    "small": (0, 32**2),
+    "medium": (32**2, 96**2),
+    "large": (96**2, 1e10),
+}
 
 
 @dataclass(frozen=True, eq=False)

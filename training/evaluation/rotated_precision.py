@@ -32,12 +32,17 @@ class _Placed(NamedTuple):
     boxes: NDArray[np.floating]
 
 
-def rotated_precision(truth: Truth, found: Found, label: int) -> dict[str, float]:
-    """Average precisions of one class, as fractions: `ap` (0.50:0.95), `ap50`, `ap75` by the area
-    under the curve, and `ap50_voc07` at eleven recalls, as DOTA's figures are.
+def rotated_precision(truth: Truth, found: Found, num_classes: int) -> dict[int, dict[str, float]]:
+    """Average precisions of every label of which there is an instance to be found, as fractions.
 
-    Empty where the class has no instance that is to be found.
+    `ap` (0.50:0.95), `ap50`, `ap75` by the area under the curve, and `ap50_voc07` at eleven
+    recalls, as DOTA's figures are.
     """
+    figures = {label: _figures(truth, found, label) for label in range(num_classes)}
+    return {label: of_class for label, of_class in figures.items() if of_class}
+
+
+def _figures(truth: Truth, found: Found, label: int) -> dict[str, float]:
     instances = np.flatnonzero(truth.labels == label)
     num_wanted = int((~truth.ignored[instances]).sum())
     if not num_wanted:

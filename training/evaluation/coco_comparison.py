@@ -1,0 +1,168 @@
+"""COCO's comparison of detections with what is annotated, by faster-coco-eval, from packed arrays.
+
+faster-coco-eval wants a dictionary for every instance, so one class is compared after the other, in
+the images where it occurs: the tables are the same, as classes do not meet in them, and memory is
+bounded by the largest class.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from faster_coco_eval import COCO, COCOeval_faster
+from faster_coco_eval import mask as coco_mask
+from numpy.typing import NDArray
+
+from training.evaluation.instances import SIZES, Found, Ints, Truth
+
+#: What is compared.
+Kind = Literal["box", "mask"]
+
+#: Detections of one class in one image that count, the best ones; the last is for precision.
+DETECTION_LIMITS: tuple[int, ...] = (1, 10, 100)
+
+#: Overlaps from which on a detection is right: those that COCO's mean is taken over.
+COCO_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
+
+#: The package's names of the kinds.
+_IOU_TYPES: dict[Kind, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
+
+_CATEGORY = 1
+
+_Rows = NDArray[np.intp]
+_Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class CocoTables:
+    """What COCO's figures of one class are means of; t overlaps, s sizes (all of them, then SIZES).
+
+    `precision` [t, 101, s] at recalls 0, 0.01, ... 1, 0 where a recall is not reached, and `scores`
+    [t, 101, s] of the detections that reach them; `recall` [t, s, 3] with each of
+    DETECTION_LIMITS. All are -1 for a size of which there is nothing to be found.
+    """
+
+    precision: _Floats
+    scores: _Floats
+    recall: _Floats
+
+
+def compared(
+    kind: Kind,
+    truth: Truth,
+    found: Found,
+    num_classes: int,
+    thresholds: Sequence[float] = COCO_THRESHOLDS,
+) -> dict[int, CocoTables]:
+    """The tables of every label of which there is an instance to be found."""
+    of_truth = _rows_by_label(truth.labels, num_classes)
+    of_found = _rows_by_label(found.labels, num_classes)
+    return {
+        label: _tables(kind, truth, of_truth[label], found, of_found[label], thresholds)
+        for label in range(num_classes)
+        if not truth.ignored[of_truth[label]].all()
+    }
+
+
+def _rows_by_label(labels: Ints, num_classes: int) -> list[_Rows]:
+    """The rows of each label, in their order."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.searchsorted(labels[order], np.arange(1, num_classes)))
+
+
+def _tables(
+    kind: Kind,
+    truth: Truth,
+    of_truth: _Rows,
+    found: Found,
+    of_found: _Rows,
+    thresholds: Sequence[float],
+) -> CocoTables:
+    """From these rows: instances and detections of one class."""
+    extents = _EXTENTS[kind]
+    ignored, areas = truth.ignored[of_truth].tolist(), truth.areas[of_truth].tolist()
+    instances = [
+        {**place, **extent, "area": area, "iscrowd": int(is_ignored)}
+        for place, extent, area, is_ignored in zip(
+            _places(truth, of_truth), extents(truth, of_truth, truth), areas, ignored, strict=True
+        )
+    ]
+    detections = [
+        {**place, **extent, "score": score}
+        for place, extent, score in zip(
+            _places(found, of_found),
+            extents(found, of_found, truth),
+            found.scores[of_found].tolist(),
+            strict=True,
+        )
+    ]
+    images = np.union1d(truth.images[of_truth], found.images[of_found])
+    evaluation = COCOeval_faster(
+        _data_set(truth, images, instances),
+        _data_set(truth, images, detections),
+        iouType=_IOU_TYPES[kind],
+        print_function=_say_nothing,
+    )
+    evaluation.params.iouThrs = np.array(thresholds)
+    evaluation.params.maxDets = list(DETECTION_LIMITS)
+    evaluation.params.areaRng = [[0, 1e10], *(list(size) for size in SIZES.values())]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    # [overlaps, recalls, classes, sizes, limits], without the recalls in the table of recall.
+    tables: dict[str, Any] = evaluation.eval
+    return CocoTables(
+        precision=tables["precision"][:, :, 0, :, -1],
+        scores=tables["scores"][:, :, 0, :, -1],
+        recall=tables["recall"][:, 0],
+    )
+
+
+def _data_set(truth: Truth, images: Ints, annotations: list[dict[str, Any]]) -> COCO:
+    heights, widths = truth.image_sizes[images].T.tolist() if len(images) else ([], [])
+    return COCO(
+        {
+            "images": [
+                {"id": image, "height": height, "width": width}
+                for image, height, width in zip(images.tolist(), heights, widths, strict=True)
+            ],
+            "annotations": annotations,
+            "categories": [{"id": _CATEGORY}],
+        },
+        print_function=_say_nothing,
+    )
+
+
+def _places(instances: Truth | Found, rows: _Rows) -> list[dict[str, Any]]:
+    # Numbered from 1, for a match with number 0 would count as none.
+    return [
+        {"id": number, "image_id": image, "category_id": _CATEGORY}
+        for number, image in enumerate(instances.images[rows].tolist(), 1)
+    ]
+
+
+def _boxes(instances: Truth | Found, rows: _Rows, _truth: Truth) -> list[dict[str, Any]]:
+    corners = instances.boxes[rows].astype(np.float64)
+    sides = corners[:, 2:] - corners[:, :2]
+    boxes = np.concatenate([corners[:, :2], sides], axis=1).tolist()
+    areas = sides.prod(axis=1).tolist()
+    return [{"bbox": box, "area": area} for box, area in zip(boxes, areas, strict=True)]
+
+
+def _masks(instances: Truth | Found, rows: _Rows, truth: Truth) -> list[dict[str, Any]]:
+    assert instances.masks is not None
+    sizes = truth.image_sizes[instances.images[rows]].tolist()
+    masks: list[Any] = [
+        {"size": size, "counts": instances.masks[row]}
+        for size, row in zip(sizes, rows.tolist(), strict=True)
+    ]
+    areas = coco_mask.area(masks).tolist() if masks else []
+    return [{"segmentation": mask, "area": area} for mask, area in zip(masks, areas, strict=True)]
+
+
+#: What is compared of each instance, and its area, by kind.
+_EXTENTS = {"box": _boxes, "mask": _masks}
+
+
+def _say_nothing(*_: object) -> None:
+    """Instead of its reports of progress."""
