@@ -91,15 +91,16 @@ class Judged:
         detections of its class; and the diagonal and the last column to the instances of theirs,
         without the confused ones.
         """
-        matrix = np.zeros((num_classes + 1, num_classes + 1), np.int64)
+        background = num_classes
         counted = np.flatnonzero(self.verdicts >= 0)
         on_it = np.isin(self.verdicts[counted], (Verdict.RIGHT, Verdict.CONFUSED))
-        there = np.full(len(counted), num_classes)
+        there = np.full(len(counted), background)
         there[on_it] = self.truth.labels[self.instances[counted[on_it]]]
-        np.add.at(matrix, (there, self.found.labels[counted]), 1)
         missed = np.isin(self.outcomes, (Outcome.MISSED, Outcome.POORLY_PLACED))
-        np.add.at(matrix, (self.truth.labels[missed], num_classes), 1)
-        return matrix
+        rows = np.append(there, self.truth.labels[missed])
+        columns = np.append(self.found.labels[counted], np.full(missed.sum(), background))
+        side = num_classes + 1
+        return np.bincount(rows * side + columns, minlength=side**2).reshape(side, side)
 
 
 def judged(
@@ -113,7 +114,7 @@ def judged(
         raise ValueError(f"an overlap of {iou} is none from which on detections count; say 0.5")
     strong = found.scores >= score_threshold
     pairs = overlapping_pairs(task, truth, found, least=LEAST_OVERLAP)
-    pairs = _those(pairs, strong[pairs.detections])
+    pairs = pairs.where(strong[pairs.detections])
     same = found.labels[pairs.detections] == truth.labels[pairs.instances]
     wanted = ~truth.ignored[pairs.instances]
     near = pairs.overlaps >= iou
@@ -122,15 +123,15 @@ def judged(
     instances = np.full(len(found), -1, np.int64)
     overlaps = np.zeros(len(found))
     # The last to be written stands, so the first that applies comes last.
-    right = _taken(_those(pairs, same & wanted & near), found)
+    right = _taken(pairs.where(same & wanted & near), found)
     for verdict, those in (
-        (Verdict.POORLY_PLACED, _those(pairs, same & wanted & ~near)),
-        (Verdict.CONFUSED, _those(pairs, ~same & wanted & near)),
-        (Verdict.DUPLICATE, _those(pairs, same & wanted & near)),
-        (Verdict.NEITHER, _those(pairs, same & ~wanted & near)),
+        (Verdict.POORLY_PLACED, pairs.where(same & wanted & ~near)),
+        (Verdict.CONFUSED, pairs.where(~same & wanted & near)),
+        (Verdict.DUPLICATE, pairs.where(same & wanted & near)),
+        (Verdict.NEITHER, pairs.where(same & ~wanted & near)),
         (Verdict.RIGHT, right),
     ):
-        best = _those(those, np.diff(those.detections, prepend=-1) > 0)
+        best = those.where(np.diff(those.detections, prepend=-1) > 0)
         verdicts[best.detections] = verdict
         instances[best.detections] = best.instances
         overlaps[best.detections] = best.overlaps
@@ -177,10 +178,6 @@ def sizes_of(areas: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.searchsorted(_SIZE_LIMITS, areas, "right")
 
 
-def _those(pairs: Pairs, keep: NDArray[np.bool_]) -> Pairs:
-    return Pairs(*(each[keep] for each in pairs))
-
-
 def _taken(pairs: Pairs, found: Found) -> Pairs:
     """The pairs that remain when the strongest detections choose first, each what it overlaps
     most of what is left.
@@ -196,10 +193,12 @@ def _taken(pairs: Pairs, found: Found) -> Pairs:
         by_strength = asks[np.lexsort((rank[pairs.detections[asks]], pairs.instances[asks]))]
         is_refused = np.diff(pairs.instances[by_strength], prepend=-1) == 0
         if not is_refused.any():
-            return _those(pairs, np.isin(np.arange(len(pairs.detections)), asks))
+            is_asked = np.zeros(len(pairs.detections), np.bool_)
+            is_asked[asks] = True
+            return pairs.where(is_asked)
         keep = np.ones(len(pairs.detections), np.bool_)
         keep[by_strength[is_refused]] = False
-        pairs = _those(pairs, keep)
+        pairs = pairs.where(keep)
 
 
 def _outcomes(

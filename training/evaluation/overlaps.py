@@ -30,6 +30,10 @@ class Pairs(NamedTuple):
     instances: _Indices
     overlaps: _Floats
 
+    def where(self, keep: NDArray[np.bool_]) -> "Pairs":
+        """Only those of the p pairs."""
+        return Pairs(self.detections[keep], self.instances[keep], self.overlaps[keep])
+
 
 def overlapping_pairs(task: Task, truth: Truth, found: Found, *, least: float) -> Pairs:
     """All pairs that overlap by at least `least` (above 0), of whichever classes.
@@ -100,11 +104,14 @@ def _mask_overlaps(truth: Truth, found: Found, row: _Indices, column: _Indices) 
         start, stop = np.searchsorted(images, [image, image + 1])
         ours, theirs = np.unique(row[start:stop]), np.unique(column[start:stop])
         size = truth.image_sizes[truth.images[theirs[0]]].tolist()
-        ratio[start:stop] = coco_mask.iou(
+        of_all: Any = coco_mask.iou(
             _run_lengths(found.masks, ours, size),
             _run_lengths(truth.masks, theirs, size),
             truth.ignored[theirs].astype(int).tolist(),
-        )[np.searchsorted(ours, row[start:stop]), np.searchsorted(theirs, column[start:stop])]
+        )
+        ratio[start:stop] = of_all[
+            np.searchsorted(ours, row[start:stop]), np.searchsorted(theirs, column[start:stop])
+        ]
     return ratio
 
 
