@@ -13,7 +13,7 @@ from torch import nn
 from model.config import VARIANTS, BackboneConfig, RTMDetConfig, Task
 from model.graph import Normalise
 from model.rtmdet import build_rtmdet
-from tests.plain_scenes import SHAPE_NAMES
+from tests.plain_scenes import SHAPE_NAMES, scene
 from training.config import (
     DataConfig,
     EMAConfig,
@@ -30,9 +30,9 @@ from training.data.formats.layouts import DataSource, find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.loading import TrainingLoader
 from training.data.synthetic.data_set import write_shapes
-from training.distributed import Ranks
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import EvaluationSettings, Evaluator
+from training.evaluation.predictors.torch_network import torch_predictor
 from training.optimisation.ema import WeightAverage
 from training.optimisation.optim import build_optimizer, scaled_lr
 from training.optimisation.schedule import learning_rate
@@ -113,6 +113,7 @@ def write_lesson(folder: Path, task: Task, *, num_train: int, num_val: int) -> L
         num_val=num_val,
         size=SIZE,
         layout="dota" if task == "rotated" else "coco",
+        draw=scene,
     )
     sources = find_data(folder / "set", task)
 
@@ -163,6 +164,9 @@ def learn(
 def evaluated(lesson: Lesson, network: nn.Module) -> Metrics:
     """The metrics on the validation images."""
     settings = EvaluationSettings(task=lesson.task, input_size=(SIZE, SIZE), batch_size=16)
-    metrics = Evaluator(lesson.val, settings, Ranks(0, 1, torch.device("cpu"))).evaluate(network)
-    assert metrics is not None
-    return metrics
+    predictor = torch_predictor(
+        network, task=lesson.task, input_size=(SIZE, SIZE), device=torch.device("cpu")
+    )
+    evaluated = Evaluator(lesson.val, settings).evaluate(predictor)
+    assert evaluated is not None
+    return evaluated.metrics

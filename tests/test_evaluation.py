@@ -1,6 +1,6 @@
-"""Evaluation of networks: one that knows the answers, the real one, and several ranks together."""
+"""Evaluation of networks: one that knows the answers, and the real one."""
 
-import threading
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,58 +12,52 @@ import torch
 from pycocotools.coco import COCO
 from torch import Tensor, nn
 
+from model.boxes import input_priors
 from model.checkpoints.checkpoint_files import read_published
-from model.config import STRIDES, VARIANTS
+from model.config import STRIDES, VARIANTS, Task
 from model.graph import Normalise
 from model.heads.outputs import HeadOutputs
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import load_published
-from tests.plain_scenes import SHAPE_NAMES
+from tests.plain_scenes import SHAPE_NAMES, scene
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.images import UnreadableImage
 from training.data.synthetic.data_set import split_scenes, write_shapes
 from training.evaluation.average_precision import Metrics
-from training.evaluation.evaluator import EvaluationSettings, Evaluator, truth_of
-from training.evaluation.inference import BatchRunner, read_input
+from training.evaluation.evaluator import Evaluated, EvaluationSettings, Evaluator, truth_of
+from training.evaluation.inference import read_input
+from training.evaluation.predictors.graph import GraphPredictor, prior_table
+from training.evaluation.predictors.torch_network import TorchNetwork, torch_predictor
 
 SIZE = 160
 NUM_IMAGES = 7
 LAYOUTS = {"detect": "coco", "instance": "coco", "rotated": "dota"}
 TASKS = tuple(LAYOUTS)
-SETTINGS = {
-    task: EvaluationSettings(task=task, input_size=(SIZE, SIZE), batch_size=2) for task in TASKS
-}
 
 
-class Ranks:
-    """Several ranks as threads: each knows its number, and they meet where they gather."""
-
-    def __init__(self, rank: int = 0, meeting: "Meeting | None" = None) -> None:
-        self.rank = rank
-        self.device = torch.device("cpu")
-        self._meeting = meeting or Meeting(1)
-        self.num_ranks = self._meeting.num_ranks
-
-    def gather(self, value):
-        return self._meeting.gather(self.rank, value)
-
-    def from_first(self, value):
-        return self.gather(value)[0]
+def predictor(network: nn.Module, task: Task = "detect", **settings) -> GraphPredictor:
+    size = settings.pop("input_size", (SIZE, SIZE))
+    return torch_predictor(
+        network, task=task, input_size=size, device=torch.device("cpu"), **settings
+    )
 
 
-class Meeting:
-    def __init__(self, num_ranks: int) -> None:
-        self.num_ranks = num_ranks
-        self._barrier = threading.Barrier(num_ranks, timeout=60)
-        self._values: list = [None] * num_ranks
+def evaluated(
+    index: DetectionIndex,
+    network: nn.Module,
+    watch: Callable[[int, int], bool] = lambda _done, _total: True,
+    **changes,
+) -> Evaluated | None:
+    task = index.task
+    settings = EvaluationSettings(
+        **{"task": task, "input_size": (SIZE, SIZE), "batch_size": 2, **changes}
+    )
+    return Evaluator(index, settings).evaluate(predictor(network, task), watch)
 
-    def gather(self, rank: int, value) -> list:
-        self._values[rank] = value
-        self._barrier.wait()
-        values = list(self._values)
-        self._barrier.wait()
-        return values
+
+def metrics_of(index: DetectionIndex, network: nn.Module, **changes) -> Metrics:
+    return evaluated(index, network, **changes).metrics
 
 
 class KnowingNetwork(nn.Module):
@@ -86,7 +80,7 @@ class KnowingNetwork(nn.Module):
         self.index = index
         self.offset = offset
         self.noise = noise
-        self.scenes = list(split_scenes("val", len(index), size=SIZE, seed=0))
+        self.scenes = list(split_scenes("val", len(index), size=SIZE, seed=0, draw=scene))
         normalise = Normalise()
         self.known = [
             normalise(torch.from_numpy(cv2.imread(str(index.image_path(p)))[None]))[0]
@@ -173,11 +167,16 @@ def kernel_that_shows(channel: int) -> Tensor:
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from more, and ranks share the processor."""
+    """Networks this small gain nothing from more."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def write_plain(folder: Path, *, num_val: int, layout: str = "coco") -> None:
+    """Scenes of at most four shapes, none of which hides another."""
+    write_shapes(folder, num_train=1, num_val=num_val, size=SIZE, seed=0, layout=layout, draw=scene)
 
 
 @pytest.fixture(scope="module")
@@ -185,9 +184,7 @@ def indices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DetectionInde
     made = {}
     for task, layout in LAYOUTS.items():
         folder = tmp_path_factory.mktemp(task)
-        write_shapes(
-            folder / "set", num_train=1, num_val=NUM_IMAGES, size=SIZE, seed=0, layout=layout
-        )
+        write_plain(folder / "set", num_val=NUM_IMAGES, layout=layout)
         made[task] = build_index(
             find_data(folder / "set", task).val,
             task=task,
@@ -196,25 +193,6 @@ def indices(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DetectionInde
             keep_images_without_boxes=True,
         )
     return made
-
-
-def on_ranks(num_ranks: int, work: Callable[[Ranks], object]) -> list:
-    """What each rank gives; an exception is given too."""
-    meeting = Meeting(num_ranks)
-    results: list = [None] * num_ranks
-
-    def run(rank: int) -> None:
-        try:
-            results[rank] = work(Ranks(rank, meeting))
-        except Exception as error:
-            results[rank] = error
-
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(num_ranks)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return results
 
 
 @pytest.mark.parametrize(
@@ -226,9 +204,7 @@ def on_ranks(num_ranks: int, work: Callable[[Ranks], object]) -> list:
     ],
 )
 def test_evaluator__a_network_that_knows_everything_reaches_one(task, names, indices):
-    evaluator = Evaluator(indices[task], SETTINGS[task], Ranks())
-
-    metrics = evaluator.evaluate(KnowingNetwork(indices[task]))
+    metrics = metrics_of(indices[task], KnowingNetwork(indices[task]))
     assert {name: metrics.values[name] for name in names} == pytest.approx(
         dict.fromkeys(names, 1.0)
     )
@@ -237,72 +213,44 @@ def test_evaluator__a_network_that_knows_everything_reaches_one(task, names, ind
 
 def test_evaluator__masks_are_compared_too(indices):
     index = indices["instance"]
-    evaluator = Evaluator(index, SETTINGS["instance"], Ranks())
 
     # Features have a cell for 8 x 8 pixels, which is coarse for thin stars.
-    metrics = evaluator.evaluate(KnowingNetwork(index))
+    metrics = metrics_of(index, KnowingNetwork(index))
     assert metrics.values["mask_ap50"] > 0.9
-    empty = evaluator.evaluate(KnowingNetwork(index, shown_channel=7))
+    empty = metrics_of(index, KnowingNetwork(index, shown_channel=7))
     assert empty.values["mask_ap50"] == 0
     assert empty.values["box_ap50"] == 1
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_evaluator__boxes_that_are_off_are_not_found(task, indices):
-    evaluator = Evaluator(indices[task], SETTINGS[task], Ranks())
-
-    metrics = evaluator.evaluate(KnowingNetwork(indices[task], offset=2.5))
+    metrics = metrics_of(indices[task], KnowingNetwork(indices[task], offset=2.5))
     name = "rotated_ap" if task == "rotated" else "box_ap"
     assert 0 < metrics.values[name] < 0.8
-
-
-@pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("num_ranks", [2, 3])
-def test_evaluator__several_ranks_find_what_one_finds(task, num_ranks, indices):
-    network = KnowingNetwork(indices[task], noise=2.0)
-
-    def work(ranks: Ranks) -> Metrics | None:
-        return Evaluator(indices[task], SETTINGS[task], ranks).evaluate(network)
-
-    [alone] = on_ranks(1, work)
-    assert 0 < alone.values[next(iter(alone.values))] < 1
-    assert on_ranks(num_ranks, work) == [alone] * num_ranks
-
-
-def test_evaluator__more_ranks_than_images(indices):
-    index = indices["detect"]
-    settings = replace(SETTINGS["detect"], max_images=2)
-
-    results = on_ranks(
-        3, lambda ranks: Evaluator(index, settings, ranks).evaluate(KnowingNetwork(index))
-    )
-    assert [result.values["box_ap"] for result in results] == [1.0] * 3
 
 
 def test_evaluator__batches_do_not_change_the_result(indices):
     index = indices["detect"]
     network = KnowingNetwork(index, noise=2.0)
 
-    singly, together = [
-        Evaluator(index, replace(SETTINGS["detect"], batch_size=size), Ranks()).evaluate(network)
-        for size in (1, 4)
-    ]
+    singly, together = [metrics_of(index, network, batch_size=size) for size in (1, 4)]
     assert 0 < singly.values["box_ap"] < 1
     assert singly == together
 
 
 def test_evaluator__max_images_are_spread_over_the_set(indices):
     index = indices["detect"]
-    settings = replace(SETTINGS["detect"], max_images=3)
     network = KnowingNetwork(index)
     seen = []
     network.register_forward_pre_hook(
         lambda _, args: seen.extend(network._position(image) for image in args[0])
     )
 
-    metrics = Evaluator(index, settings, Ranks()).evaluate(network)
-    assert metrics.num_images == 3
-    assert seen == [0, 2, 4]
+    result = evaluated(index, network, max_images=3)
+    assert result.metrics.num_images == 3
+    assert sorted(seen) == list(result.positions) == [0, 2, 4]
+    # Images are counted through these positions.
+    assert set(result.found.images.tolist()) == set(result.truth.images.tolist()) == {0, 1, 2}
 
 
 def test_evaluator__leaves_the_networks_mode_as_it_was(indices):
@@ -311,7 +259,7 @@ def test_evaluator__leaves_the_networks_mode_as_it_was(indices):
     modes = []
     network.register_forward_pre_hook(lambda module, _: modes.append(module.training))
 
-    Evaluator(index, SETTINGS["detect"], Ranks()).evaluate(network)
+    evaluated(index, network)
     assert set(modes) == {False}
     assert network.training
 
@@ -324,28 +272,24 @@ def test_evaluator__tells_how_far_it_is(indices):
         return True
 
     index = indices["detect"]
-    Evaluator(index, SETTINGS["detect"], Ranks()).evaluate(KnowingNetwork(index), watch)
+    evaluated(index, KnowingNetwork(index), watch)
     assert told == [(2, 7), (4, 7), (6, 7), (7, 7)]
 
 
-def test_evaluator__ends_on_all_ranks_when_one_is_to_stop(indices):
+def test_evaluator__ends_when_it_is_to_stop(indices):
     index = indices["detect"]
-    rounds = [0, 0]
+    told = []
 
-    def work(ranks: Ranks) -> Metrics | None:
-        def watch(_done: int, _total: int) -> bool:
-            rounds[ranks.rank] += 1
-            return ranks.rank == 0
+    def watch(done: int, _total: int) -> bool:
+        told.append(done)
+        return done < 2
 
-        settings = replace(SETTINGS["detect"], batch_size=1)
-        return Evaluator(index, settings, ranks).evaluate(KnowingNetwork(index), watch)
-
-    assert on_ranks(2, work) == [None, None]
-    assert rounds == [1, 1]
+    assert evaluated(index, KnowingNetwork(index), watch, batch_size=1) is None
+    assert told == [1, 2]
 
 
-def test_evaluator__names_an_unreadable_image_on_all_ranks(tmp_path: Path):
-    write_shapes(tmp_path / "set", num_train=1, num_val=4, size=SIZE, seed=0)
+def test_evaluator__names_an_unreadable_image_or_skips_it(tmp_path: Path):
+    write_plain(tmp_path / "set", num_val=4)
     index = build_index(
         find_data(tmp_path / "set", "detect").val, task="detect", folder=tmp_path / "index"
     )
@@ -353,11 +297,22 @@ def test_evaluator__names_an_unreadable_image_on_all_ranks(tmp_path: Path):
     damaged = index.image_path(1)
     damaged.write_bytes(b"no image")
 
-    results = on_ranks(
-        2, lambda ranks: Evaluator(index, SETTINGS["detect"], ranks).evaluate(network)
-    )
-    assert {type(result) for result in results} == {UnreadableImage}
-    assert {str(damaged) in str(result) for result in results} == {True}
+    with pytest.raises(UnreadableImage, match=re.escape(str(damaged))):
+        evaluated(index, network)
+    result = evaluated(index, network, skips_unreadable=True)
+    assert [str(damaged) in line for line in result.unreadable] == [True]
+    assert list(result.positions) == [0, 2, 3]
+    assert result.metrics.num_images == 3
+    assert result.metrics.values["box_ap"] == pytest.approx(1.0)
+
+
+def test_evaluator__raises_what_the_network_raises(indices):
+    class Broken(nn.Module):
+        def forward(self, images: Tensor) -> HeadOutputs:
+            raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluated(indices["detect"], Broken())
 
 
 class WithoutInstances:
@@ -379,21 +334,43 @@ class WithoutInstances:
 
 def test_evaluator__refuses_a_set_with_nothing_to_be_found(indices):
     with pytest.raises(ValueError, match="no validation image has an instance"):
-        Evaluator(WithoutInstances(indices["detect"]), SETTINGS["detect"], Ranks())
+        evaluated(WithoutInstances(indices["detect"]), nn.Identity())
 
 
-def test_batch_runner__in_bf16_gives_nearly_the_same_in_float32(indices):
+def nano(task: Task) -> RTMDet:
+    """A small network of random weights whose candidates are many."""
+    names = {"detect": "rtmdet-nano", "instance": "rtmdet-ins-nano", "rotated": "rtmdet-r-nano"}
     torch.manual_seed(0)
-    network = build_rtmdet(VARIANTS["rtmdet-nano"].with_classes(len(SHAPE_NAMES))).eval()
-    inputs = [read_input(indices["detect"], position, (SIZE, SIZE)) for position in range(2)]
-    cpu = torch.device("cpu")
+    network = build_rtmdet(VARIANTS[names[task]].with_classes(len(SHAPE_NAMES)))
+    with torch.no_grad():
+        for parameter in network.head.parameters():
+            parameter.mul_(4.0 if parameter.dim() > 1 else 0.5)
+    return network.eval()
 
-    exact = BatchRunner((SIZE, SIZE), cpu, bf16=False)(network, inputs)
-    rough = BatchRunner((SIZE, SIZE), cpu, bf16=True)(network, inputs)
-    for one, other in zip(exact, rough, strict=True):
-        assert other.logits.dtype == other.boxes.dtype == np.float32
-        assert (one.logits != other.logits).any()
-        np.testing.assert_allclose(one.logits, other.logits, atol=0.1)
+
+def test_torch_network__in_bf16_gives_nearly_the_same_in_float32(indices):
+    inputs = [read_input(indices["detect"], position, (SIZE, SIZE)) for position in range(2)]
+    pixels = np.stack([each.pixels for each in inputs])
+    network = nano("detect")
+
+    exact, rough = [
+        TorchNetwork(
+            network,
+            task="detect",
+            input_size=(SIZE, SIZE),
+            device=torch.device("cpu"),
+            precision=precision,
+        ).infer(pixels)
+        for precision in ("float32", "bf16")
+    ]
+    for name, expected in exact.items():
+        assert rough[name].dtype == np.float32
+        assert (rough[name] != expected).any()
+    np.testing.assert_allclose(rough["dense_logits"], exact["dense_logits"], rtol=0.1, atol=0.1)
+
+
+def test_prior_table__is_that_of_the_network():
+    np.testing.assert_array_equal(prior_table((96, 160)), input_priors((96, 160)).numpy())
 
 
 @pytest.fixture(scope="module")
@@ -414,8 +391,8 @@ def test_evaluator__real_weights_reach_the_published_person_ap(
     assert len(index) == 47
 
     settings = EvaluationSettings(task="detect", input_size=(320, 320))
-    metrics = Evaluator(index, settings, Ranks()).evaluate(real_network)
-    person = metrics.per_class["person"]
+    result = Evaluator(index, settings).evaluate(predictor(real_network, input_size=(320, 320)))
+    person = result.metrics.per_class["person"]
     assert person["box_ap"] == pytest.approx(0.41412, abs=2e-5)
     assert person["box_ap50"] == pytest.approx(0.6459, abs=5e-5)
     assert person["box_ap75"] == pytest.approx(0.4326, abs=5e-5)

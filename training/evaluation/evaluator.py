@@ -1,36 +1,31 @@
-"""How good a network is on the validation images: every rank detects in its share of them, all
-detections are gathered, and the first rank compares them with what is annotated.
-
-Ranks go from batch to batch together, so that none waits for one that failed or was stopped.
+"""How good a network is on annotated images: whatever runs it, candidates become detections through
+the post-processing that serves, and these are compared with what is annotated. Torch-free.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import chain
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from model.config import Task
+from model.manifest import DEFAULT_THRESHOLDS, Thresholds
+from model.postprocess import PUBLISHED_SETTINGS, SERVING_SETTINGS, PostprocessSettings
 from training.data.indexing.detection_index import EvaluationAnnotations
 from training.data.sampling.images import UnreadableImage
 from training.evaluation.average_precision import Metrics, average_precision, primary_metric
-from training.evaluation.inference import (
-    BatchRunner,
-    ImageFiles,
-    NetworkInput,
-    detections,
-    read_input,
-)
+from training.evaluation.inference import ImageFiles
 from training.evaluation.instances import Found, Truth
-from training.evaluation.together import RankGroup, all_go_on
+from training.evaluation.pipeline import Pipeline
+from training.evaluation.predictors.base import Predictor
 
-__all__ = ["EvaluationSettings", "Evaluator", "Metrics", "primary_metric"]
+__all__ = ["Evaluated", "EvaluationSettings", "Evaluator", "Metrics", "primary_metric"]
+
+#: Which post-processing: that of the published figures, or exactly that of serving.
+Postprocessing = Literal["published", "serving"]
 
 
 class EvaluatedImages(ImageFiles, Protocol):
@@ -51,34 +46,62 @@ class EvaluatedImages(ImageFiles, Protocol):
 class EvaluationSettings:
     """How a network is evaluated.
 
-    `input_size` is (height, width); `batch_size` counts images per rank; `num_threads` read images
-    and assemble detections. `max_images`, where set, takes so many, spread over the whole set.
+    `input_size` is (height, width); `batch_size` counts images; `num_threads` read images and
+    assemble detections. `max_images`, where set, takes so many, spread over the whole set.
+    `thresholds` are those of serving, by default what a new model gets. An image that cannot be
+    read ends the evaluation, unless `skips_unreadable`.
     """
 
     task: Task
     input_size: tuple[int, int]
     batch_size: int = 8
     num_threads: int = 2
-    precision: Literal["float32", "bf16"] = "float32"
     max_images: int | None = None
+    postprocess: Postprocessing = "published"
+    thresholds: Thresholds | None = None
+    skips_unreadable: bool = False
+
+    @property
+    def postprocess_settings(self) -> PostprocessSettings:
+        """The values that `postprocess` stands for."""
+        if self.postprocess == "published":
+            return PUBLISHED_SETTINGS[self.task]
+        thresholds = self.thresholds or DEFAULT_THRESHOLDS[self.task]
+        return replace(
+            SERVING_SETTINGS[self.task],
+            score_threshold=thresholds.score,
+            iou_threshold=thresholds.iou,
+            max_detections=thresholds.max_detections,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluated:
+    """What came out, and all that was compared for it.
+
+    `images` of `truth` and of `found` count through `positions`: the images of the set that were
+    evaluated, ascending. `unreadable` has a line for each image that was skipped.
+    """
+
+    metrics: Metrics
+    truth: Truth
+    found: Found
+    positions: Sequence[int]
+    unreadable: tuple[str, ...] = ()
 
 
 class Evaluator:
-    """Evaluates on one data set, again and again; all ranks make one each.
+    """Evaluates on one data set, again and again.
 
     Raises ValueError if there is nothing to be found in the images.
     """
 
-    def __init__(
-        self, images: EvaluatedImages, settings: EvaluationSettings, ranks: RankGroup
-    ) -> None:
+    def __init__(self, images: EvaluatedImages, settings: EvaluationSettings) -> None:
         self._images = images
         self._settings = settings
-        self._ranks = ranks
         self._positions = _spread(len(images), settings.max_images)
-        self._run = BatchRunner(
-            settings.input_size, ranks.device, bf16=settings.precision == "bf16"
-        )
+        # Kept: polygons become masks, which takes time.
+        self._truth: tuple[list[int], Truth] | None = None
         if all(_ignored(images.evaluation_annotations(each)).all() for each in self._positions):
             raise ValueError(
                 "no validation image has an instance that is to be found; annotate some, or train "
@@ -87,81 +110,54 @@ class Evaluator:
 
     def evaluate(
         self,
-        network: nn.Module,
+        predictor: Predictor,
         watch: Callable[[int, int], bool] = lambda _done, _total: True,
-    ) -> Metrics | None:
-        """The metrics of `network`, the same on every rank; all ranks call it together.
+    ) -> Evaluated | None:
+        """What `predictor` finds, compared with what is annotated.
 
-        `watch` is called on every rank after each round of batches, with the images done and in
-        all; where it says on any rank that this is to stop, the result is None.
-
-        Raises UnreadableImage on every rank if any of them cannot read an image.
+        `watch` is called after each batch, with the images done and in all; where it says that
+        this is to stop, the result is None. Raises UnreadableImage, unless such are skipped.
         """
-        total = len(self._positions)
-        per_round = self._settings.batch_size * self._ranks.num_ranks
-        parts = [_nothing(self._settings.task)]
-        with _in_evaluation_mode(network), closing(self._detected(network)) as batches:
-            for done in range(per_round, total + per_round, per_round):
-                problem = None
-                try:
-                    parts += next(batches, [])
-                except UnreadableImage as error:
-                    problem = str(error)
-                goes_on = watch(min(done, total), total)
-                if not all_go_on(self._ranks, problem, goes_on=goes_on):
-                    return None
-            parts += [found for batch in batches for found in batch]
-        found = Found.joined(self._ranks.gather(Found.joined(parts)))
-        metrics = self._compared(found) if self._ranks.rank == 0 else None
-        metrics = self._ranks.from_first(metrics)
-        assert metrics is not None
-        return metrics
-
-    def _detected(self, network: nn.Module) -> Generator[list[Found], None, None]:
-        """Detections in this rank's images, batch after batch. Raises UnreadableImage.
-
-        Those of a batch come one batch late: they are assembled while the network is at the next.
-        """
-        settings = self._settings
-        mine = self._positions[self._ranks.rank :: self._ranks.num_ranks]
-        size = settings.batch_size
-        batches = [mine[start : start + size] for start in range(0, len(mine), size)]
-        if not batches:
-            return
-        with ThreadPoolExecutor(settings.num_threads) as pool:
-
-            def read(batch: Sequence[int]) -> list[Future[NetworkInput]]:
-                return [
-                    pool.submit(read_input, self._images, position, settings.input_size)
-                    for position in batch
-                ]
-
-            try:
-                ahead = read(batches[0])
-                unfinished: list[Future[Found]] = []
-                for following in [*batches[1:], []]:
-                    reading, ahead = ahead, read(following)
-                    inputs = [future.result() for future in reading]
-                    dense = self._run(network, inputs)
-                    yield [future.result() for future in unfinished]
-                    unfinished = [
-                        pool.submit(detections, settings.task, *each)
-                        for each in zip(dense, inputs, strict=True)
-                    ]
-                yield [future.result() for future in unfinished]
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _compared(self, found: Found) -> Metrics:
-        places = np.searchsorted(self._positions, found.images)
-        return average_precision(
-            self._settings.task, self._truth, replace(found, images=places), self._images.classes
+        settings, total = self._settings, len(self._positions)
+        assert (predictor.task, predictor.input_size) == (settings.task, settings.input_size)
+        pipeline = Pipeline(
+            self._images,
+            predictor,
+            settings.postprocess_settings,
+            batch_size=settings.batch_size,
+            num_threads=settings.num_threads,
         )
+        parts: list[Found | None] = []
+        unreadable: list[str] = []
+        with closing(pipeline.run(self._positions)) as batches:
+            for batch in batches:
+                for outcome in batch:
+                    if isinstance(outcome, UnreadableImage):
+                        if not settings.skips_unreadable:
+                            raise outcome
+                        unreadable.append(str(outcome))
+                    parts.append(outcome if isinstance(outcome, Found) else None)
+                if not watch(len(parts), total):
+                    return None
+        return self._compared(parts, tuple(unreadable))
 
-    @cached_property
-    def _truth(self) -> Truth:
-        # Kept: polygons become masks, which takes time.
-        return truth_of(self._images, self._positions)
+    def _compared(self, parts: Sequence[Found | None], unreadable: tuple[str, ...]) -> Evaluated:
+        """`parts` has the detections in each image, None for those that could not be read."""
+        pairs = zip(self._positions, parts, strict=True)
+        positions = [position for position, part in pairs if part is not None]
+        present = [part for part in parts if part is not None]
+        if not present:
+            raise UnreadableImage(f"no image can be read; the first: {unreadable[0]}")
+        found = Found.joined(present)
+        found = replace(found, images=np.searchsorted(positions, found.images))
+        truth = self._truth_at(positions)
+        metrics = average_precision(self._settings.task, truth, found, self._images.classes)
+        return Evaluated(metrics, truth, found, positions, unreadable)
+
+    def _truth_at(self, positions: list[int]) -> Truth:
+        if self._truth is None or self._truth[0] != positions:
+            self._truth = positions, truth_of(self._images, positions)
+        return self._truth[1]
 
 
 def truth_of(images: EvaluatedImages, positions: Sequence[int]) -> Truth:
@@ -191,23 +187,3 @@ def _spread(num_images: int, max_images: int | None) -> list[int]:
 
 def _ignored(annotations: EvaluationAnnotations) -> NDArray[np.bool_]:
     return annotations.is_crowd | annotations.is_difficult
-
-
-def _nothing(task: Task) -> Found:
-    return Found(
-        images=np.zeros(0, np.int64),
-        labels=np.zeros(0, np.int64),
-        scores=np.zeros(0, np.float32),
-        boxes=np.zeros((0, 5 if task == "rotated" else 4), np.float32),
-        masks=() if task == "instance" else None,
-    )
-
-
-@contextmanager
-def _in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)

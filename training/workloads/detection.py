@@ -16,6 +16,7 @@ from training.data.indexing.detection_index import DetectionIndex
 from training.data.sampling.loading import TrainingLoader
 from training.distributed import Ranks
 from training.evaluation.evaluator import EvaluationSettings, Evaluator, primary_metric
+from training.evaluation.predictors.torch_network import torch_predictor
 from training.networks import build_network
 from training.run.nonfinite import batch_tensors
 from training.sample_pictures import draw_batch
@@ -60,14 +61,15 @@ class DetectionWorkload:
                 input_size=config.model.input_size,
                 batch_size=min(config.data.batch_size, _MAX_EVALUATED),
                 num_threads=max(config.data.num_workers, 1),
-                precision=config.runtime.precision if ranks.device.type == "cuda" else "float32",
             )
-            self._evaluator = Evaluator(val, settings, ranks)
+            # The first rank evaluates, and the others wait for it.
+            self._evaluator = Evaluator(val, settings) if ranks.is_first else None
+        self._can_be_evaluated = val is not None
 
     @property
     def can_be_evaluated(self) -> bool:
         """Whether there are validation images."""
-        return self._evaluator is not None
+        return self._can_be_evaluated
 
     @property
     def batches_per_epoch(self) -> int:
@@ -85,9 +87,20 @@ class DetectionWorkload:
 
     def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
         """Average precision on the validation images; None when stopped."""
+        return self._ranks.on_first(lambda: self._evaluate(network, watch))
+
+    def _evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
         assert self._evaluator is not None
-        metrics = self._evaluator.evaluate(network, watch)
-        return None if metrics is None else dict(metrics.values)
+        device, model = self._ranks.device, self._config.model
+        predictor = torch_predictor(
+            network,
+            task=self.network.config.task,
+            input_size=model.input_size,
+            device=device,
+            precision=self._config.runtime.precision if device.type == "cuda" else "float32",
+        )
+        evaluated = self._evaluator.evaluate(predictor, watch)
+        return None if evaluated is None else dict(evaluated.metrics.values)
 
     def tensors(self, batches: Sequence[DetectionBatch]) -> Mapping[str, Tensor]:
         """Images and targets of a step by name."""
