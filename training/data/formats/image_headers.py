@@ -162,7 +162,12 @@ def _next_marker(file: BinaryIO) -> int:
 
 
 def _asks_to_be_turned(tiff: bytes) -> bool:
-    """Whether the first directory of an EXIF block states a turned orientation."""
+    """Whether an EXIF block asks to exchange height and width."""
+    return exif_orientation(tiff) >= _FIRST_TURNED
+
+
+def exif_orientation(tiff: bytes) -> int:
+    """What the first directory of an EXIF block states: 1 to 8, 1 where it is upright or silent."""
     order = "<" if tiff.startswith(b"II") else ">"
     try:
         (start,) = struct.unpack_from(f"{order}I", tiff, 4)
@@ -170,8 +175,8 @@ def _asks_to_be_turned(tiff: bytes) -> bool:
         for entry in range(entries):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
             if tag == _ORIENTATION_TAG:
-                return _FIRST_TURNED <= value <= 8
+                return value if 1 <= value <= 8 else 1
     except struct.error:
         # Damaged EXIF is no reason to refuse a picture; decoders pass over it too.
-        return False
-    return False
+        return 1
+    return 1

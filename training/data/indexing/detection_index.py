@@ -207,11 +207,17 @@ def build_index(
         if progress is not None:
             progress(done, stream.num_images)
     categories = recorder.ordered_categories()
+    require_trainable(source, recorder)
+    return _write(folder, key, categories, recorder, are_upright=stream.are_upright)
+
+
+def require_trainable(source: DataSource, recorder: Recorder) -> None:
+    """Raise BrokenData for a source that had problems or has nothing to train on."""
+    findings = recorder.findings
     findings.require_none()
     if not recorder.num_trained:
         reasons = f": {findings.noticed()}" if findings.remarks else ""
         raise broken(source.path, f"no image has a box to train on{reasons}")
-    return _write(folder, key, categories, recorder, are_upright=stream.are_upright)
 
 
 def _write(

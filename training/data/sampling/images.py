@@ -30,6 +30,11 @@ def read_image(path: Path, size: tuple[int, int], *, upright: bool) -> Pixels:
         stored = np.fromfile(path, np.uint8)
     except OSError as error:
         raise UnreadableImage(f"{path}: {error.strerror or error}") from None
+    return decode_image(stored, path, size, upright=upright)
+
+
+def decode_image(stored: Pixels, path: Path, size: tuple[int, int], *, upright: bool) -> Pixels:
+    """The same from the bytes [n] of the file; `path` is for messages."""
     found = "no image that can be decoded"
     for orientation in (0,) if upright else (cv2.IMREAD_IGNORE_ORIENTATION, 0):
         image = decode(stored, cv2.IMREAD_COLOR | orientation)
