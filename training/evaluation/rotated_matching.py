@@ -1,0 +1,140 @@
+"""Which detections of rotated boxes are right, by the rules of VOC and of DOTA's development kit.
+
+By falling score, a detection is compared with the instance that it overlaps most. It is right if
+the exact overlap is above the threshold and the instance was not found before; it counts as
+neither right nor wrong if that instance is a difficult one.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.rotated_iou import enclosing_boxes, rotated_iou
+from training.evaluation.instances import Found, Ints, Truth
+
+#: Pairs of boxes looked at together; this bounds the memory.
+_MAX_PAIRS = 2**20
+
+_Bools = NDArray[np.bool_]
+_Floats = NDArray[np.float64]
+_Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class RankedDetections:
+    """The m detections of one class, best first, and its n instances.
+
+    `scores` [m]; `areas` [m] in square pixels; `nearest` [m]: the instance that each overlaps most,
+    0 where it meets none; `overlaps` [m]: how much, 0 where it meets none. `ignored` [n]: difficult
+    instances; `instance_areas` [n].
+    """
+
+    scores: NDArray[np.float32]
+    areas: _Floats
+    nearest: _Indices
+    overlaps: _Floats
+    ignored: _Bools
+    instance_areas: _Floats
+
+    def curve(
+        self, threshold: float, size: tuple[float, float] | None = None
+    ) -> tuple[_Floats, _Floats] | None:
+        """Recall and precision after each detection [m]; None where there is nothing to be found.
+
+        `size`: only instances with areas in that range, both ends included, are to be found. As
+        COCO has it, the others count as difficult, and a detection whose own area is outside of
+        the range is not wrong.
+        """
+        ignored, may_be_wrong = self.ignored, np.ones(len(self.scores), np.bool_)
+        if size is not None:
+            ignored = ignored | ~_within(self.instance_areas, size)
+            may_be_wrong = _within(self.areas, size)
+        num_wanted = int((~ignored).sum())
+        if not num_wanted:
+            return None
+        right, wrong = _judged(self.nearest, self.overlaps > threshold, ignored)
+        num_right = np.cumsum(right, dtype=np.float64)
+        num_judged = num_right + np.cumsum(wrong & may_be_wrong)
+        return num_right / num_wanted, num_right / np.maximum(num_judged, 1)
+
+
+class _Placed(NamedTuple):
+    """Boxes [n, 5], and in which image each is [n]."""
+
+    images: Ints
+    boxes: NDArray[np.floating]
+
+
+def ranked_detections(truth: Truth, found: Found, label: int) -> RankedDetections:
+    """What was found of one class. Equal scores keep their order."""
+    instances = np.flatnonzero(truth.labels == label)
+    rows = np.flatnonzero(found.labels == label)
+    rows = rows[np.argsort(-found.scores[rows], kind="stable")]
+    boxes = found.boxes[rows]
+    nearest, overlaps = _nearest(
+        _Placed(found.images[rows], boxes),
+        _Placed(truth.images[instances], truth.boxes[instances]),
+    )
+    return RankedDetections(
+        scores=found.scores[rows],
+        areas=boxes[:, 2:4].astype(np.float64).prod(axis=1),
+        nearest=nearest,
+        overlaps=overlaps,
+        ignored=truth.ignored[instances],
+        instance_areas=truth.areas[instances],
+    )
+
+
+def _within(areas: _Floats, size: tuple[float, float]) -> _Bools:
+    smallest, largest = size
+    return (areas >= smallest) & (areas <= largest)
+
+
+def _nearest(detections: _Placed, instances: _Placed) -> tuple[_Indices, _Floats]:
+    """For each of m detections the instance of its image that it overlaps most, and how much.
+
+    -> indices [m], 0 where there is no instance; overlaps [m], 0 there.
+    """
+    nearest = np.zeros(len(detections.images), np.intp)
+    overlaps = np.zeros(len(nearest))
+    for row, column in _meeting_pairs(detections, instances):
+        ratio = rotated_iou(detections.boxes[row], instances.boxes[column])
+        # The best pair of each detection comes last; of equal ones, that of the first instance.
+        order = np.lexsort((-column, ratio, row))
+        last = order[np.flatnonzero(np.diff(row[order], append=-1))]
+        nearest[row[last]], overlaps[row[last]] = column[last], ratio[last]
+    return nearest, overlaps
+
+
+def _meeting_pairs(detections: _Placed, instances: _Placed) -> Iterator[tuple[_Indices, _Indices]]:
+    """Pairs of one image whose enclosing upright boxes meet; all of a detection's pairs at once."""
+    by_image = np.argsort(instances.images, kind="stable")
+    first = np.searchsorted(instances.images[by_image], detections.images, "left")
+    counts = np.searchsorted(instances.images[by_image], detections.images, "right") - first
+    bounds, other_bounds = enclosing_boxes(detections.boxes), enclosing_boxes(instances.boxes)
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        before = ends[start] - counts[start]
+        stop = max(start + 1, int(np.searchsorted(ends, before + _MAX_PAIRS, "right")))
+        part = counts[start:stop]
+        row = np.repeat(np.arange(start, stop), part)
+        within = np.arange(len(row)) - np.repeat(ends[start:stop] - part - before, part)
+        column = by_image[first[row] + within]
+        ours, theirs = bounds[row], other_bounds[column]
+        meets = (ours[:, :2] < theirs[:, 2:]) & (theirs[:, :2] < ours[:, 2:])
+        keep = meets.all(axis=1)
+        yield row[keep], column[keep]
+        start = stop
+
+
+def _judged(nearest: _Indices, near: _Bools, ignored: _Bools) -> tuple[_Bools, _Bools]:
+    """Which detections [m], best first, are right and which are wrong."""
+    on_ignored = near & ignored[nearest]
+    claims = np.flatnonzero(near & ~on_ignored)
+    right = np.zeros(len(near), np.bool_)
+    right[claims[np.unique(nearest[claims], return_index=True)[1]]] = True
+    return right, ~right & ~on_ignored
