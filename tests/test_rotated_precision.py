@@ -1,4 +1,4 @@
-"""Average precision of rotated boxes: by hand, and by exact arithmetic on polygons."""
+"""Average precision of rotated boxes, rule by rule."""
 
 import numpy as np
 import pytest
