@@ -180,7 +180,7 @@ def _cut_image(record: ImageRecord, part: Path, tiling: Tiling, pool: ThreadPool
 
     def cut(window: Window) -> None:
         stem = patch_name(record.path.stem, window)
-        patch = _patch(pixels, window, tiling.patch_size)
+        patch = patch_of(pixels, window, tiling.patch_size)
         encoded, data = cv2.imencode(".png", patch)
         assert encoded
         (part / "images" / f"{stem}.png").write_bytes(data.tobytes())
@@ -192,8 +192,10 @@ def _cut_image(record: ImageRecord, part: Path, tiling: Tiling, pool: ThreadPool
         pass
 
 
-def _patch(pixels: NDArray[np.uint8], window: Window, patch_size: int) -> NDArray[np.uint8]:
-    """What is seen in the window, resized to the patch, grey where there is no image."""
+def patch_of(pixels: NDArray[np.uint8], window: Window, patch_size: int) -> NDArray[np.uint8]:
+    """What is seen in the window, uint8 [patch_size, patch_size, 3]: resized to the patch, grey
+    where there is no image.
+    """
     left, top, side = window
     seen = pixels[top : top + side, left : left + side]
     scale = patch_size / side
