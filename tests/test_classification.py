@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from model.classifier import build_classifier
 from model.config import BACKBONES, VARIANTS, BackboneConfig
 from model.graph import Normalise
 from model.rtmdet import build_rtmdet
-from training.classification.accuracy import AccuracyEvaluator, num_hits
+from training.classification.accuracy import AccuracyEvaluator, is_hit
 from training.classification.loading import ClassificationBatch, ClassificationLoader
 from training.classification.losses import classification_loss
 from training.classification.samples import (
@@ -24,7 +23,6 @@ from training.classification.samples import (
 from training.classification.saving import save_classifier
 from training.config import EMAConfig, FlipConfig, StageConfig, TrainConfig
 from training.data.sampling.images import UnreadableImage
-from training.distributed import Ranks
 from training.initialisation import initialise
 from training.optimisation.ema import WeightAverage
 from training.optimisation.optim import build_optimizer
@@ -300,13 +298,14 @@ def test_loss__is_computed_in_float32() -> None:
     assert loss.dtype == torch.float32
 
 
-def test_num_hits__counts_the_best_one_and_the_best_five() -> None:
+def test_is_hit__looks_at_the_best_one_and_the_best_five() -> None:
     logits = torch.arange(8.0).repeat(4, 1)
-    assert num_hits(logits, torch.tensor([7, 3, 2, 6])) == {"top1": 1, "top5": 3}
+    hits = is_hit(logits, torch.tensor([7, 3, 2, 6]))
+    assert hits.tolist() == [[True, True], [False, True], [False, False], [False, True]]
 
 
-def test_num_hits__of_few_classes() -> None:
-    assert num_hits(torch.tensor([[0.0, 1.0]]), torch.tensor([0])) == {"top1": 0, "top5": 1}
+def test_is_hit__of_few_classes() -> None:
+    assert is_hit(torch.tensor([[0.0, 1.0]]), torch.tensor([0])).tolist() == [[False, True]]
 
 
 class Brightest(nn.Module):
@@ -324,44 +323,22 @@ class Fixed(nn.Module):
         return torch.tensor([[0.0, 2.0, 1.0]]).expand(len(images), -1)
 
 
-def alone() -> Ranks:
-    return Ranks(0, 1, torch.device("cpu"))
+CPU = torch.device("cpu")
 
 
 def test_accuracy__counts_every_image_once(pictures: Pictures) -> None:
-    evaluator = AccuracyEvaluator(pictures, config("data.batch_size=4"), alone())
-    assert evaluator.evaluate(Brightest()) == {"top1": 1.0, "top5": 1.0}
-    assert sorted(pictures.read) == list(range(10))
-    assert evaluator.evaluate(Fixed()) == {"top1": 0.3, "top5": 1.0}
-
-
-@dataclass(frozen=True, eq=False)
-class PlayedRanks(Ranks):
-    """One rank of two; what the other would say is `other`, in the order of its calls."""
-
-    other: Iterator[object] = field(default_factory=lambda: iter(()))
-
-    def gather(self, value):
-        values = [value, next(self.other)]
-        return values if self.rank == 0 else values[::-1]
-
-
-def test_accuracy__ranks_take_turns_and_add_up(pictures: Pictures) -> None:
-    told: list[list[int]] = [[], []]
-    for rank in (0, 1):
-        rounds = [(None, True)] * 3
-        hits = np.array([4, 5])
-        ranks = PlayedRanks(rank, 2, torch.device("cpu"), other=iter([*rounds, hits]))
-        pictures.read.clear()
-        found = AccuracyEvaluator(pictures, config(), ranks).evaluate(Brightest())
-        assert found == pytest.approx({"top1": 0.9, "top5": 1.0})
-        told[rank] = sorted(pictures.read)
-    assert told == [[0, 2, 4, 6, 8], [1, 3, 5, 7, 9]]
-
-
-def test_accuracy__stops_when_any_rank_is_told_to(pictures: Pictures) -> None:
-    ranks = PlayedRanks(0, 2, torch.device("cpu"), other=iter([(None, True), (None, False)]))
-    assert AccuracyEvaluator(pictures, config(), ranks).evaluate(Brightest()) is None
+    evaluator = AccuracyEvaluator(pictures, config("data.batch_size=4"), CPU)
+    right, fixed = evaluator.evaluate(Brightest()), evaluator.evaluate(Fixed())
+    assert sorted(pictures.read) == sorted([*range(10), *range(10)])
+    assert right is not None
+    assert right.metrics.values == {"top1": 1.0, "top5": 1.0}
+    assert fixed is not None
+    assert fixed.metrics.values == {"top1": 0.3, "top5": 1.0}
+    assert {name: value["top1"] for name, value in fixed.metrics.per_class.items()} == {
+        "blue": 0.0,
+        "green": 1.0,
+        "red": 0.0,
+    }
 
 
 def test_accuracy__says_how_far_it_is_and_can_be_stopped(pictures: Pictures) -> None:
@@ -371,30 +348,33 @@ def test_accuracy__says_how_far_it_is_and_can_be_stopped(pictures: Pictures) -> 
         seen.append((done, total))
         return len(seen) < 2
 
-    evaluator = AccuracyEvaluator(pictures, config("data.batch_size=4"), alone())
+    evaluator = AccuracyEvaluator(pictures, config("data.batch_size=4"), CPU)
     assert evaluator.evaluate(Brightest(), watch) is None
     assert seen == [(4, 10), (8, 10)]
 
 
-def test_accuracy__unreadable_image_of_another_rank_is_an_error_here_too(
-    pictures: Pictures,
-) -> None:
-    ranks = PlayedRanks(0, 2, torch.device("cpu"), other=iter([("b.png: broken", True)]))
-    with pytest.raises(UnreadableImage, match=r"b\.png: broken"):
-        AccuracyEvaluator(pictures, config(), ranks).evaluate(Brightest())
-
-
-def test_accuracy__unreadable_image_is_named_and_the_mode_restored(pictures: Pictures) -> None:
-    pictures.paths[3].write_bytes(b"")
-    network = Brightest().train()
-    with pytest.raises(UnreadableImage, match=r"3\.png"):
-        AccuracyEvaluator(pictures, config(), alone()).evaluate(network)
+def test_accuracy__unreadable_images_are_named_and_left_out(pictures: Pictures) -> None:
+    for position in (0, 3):  # two of the four blue ones
+        pictures.paths[position].write_bytes(b"")
+    network = Fixed().train()
+    found = AccuracyEvaluator(pictures, config(), CPU).evaluate(network)
+    assert found is not None
     assert network.training
+    assert [Path(line.partition(":")[0]).name for line in found.unreadable] == ["0.png", "3.png"]
+    assert found.metrics.num_images == 8
+    assert found.metrics.values["top1"] == 3 / 8
+
+
+def test_accuracy__without_a_readable_image_is_an_error(pictures: Pictures) -> None:
+    for path in pictures.paths:
+        path.unlink()
+    with pytest.raises(UnreadableImage, match=r"no image can be read; the first: .*0\.png"):
+        AccuracyEvaluator(pictures, config(), CPU).evaluate(Fixed())
 
 
 def test_accuracy__empty_set_is_refused() -> None:
     with pytest.raises(ValueError, match="no validation image"):
-        AccuracyEvaluator(Pictures([], []), config(), alone())
+        AccuracyEvaluator(Pictures([], []), config(), CPU)
 
 
 # ------------------------------------------------------------------------------------- the result
@@ -424,7 +404,7 @@ def test_training__on_a_few_pictures_learns_their_classes(pictures: Pictures) ->
     network = build_classifier(BackboneConfig(deepen=0.167, widen=0.125), NUM_CLASSES)
     optimizer = build_optimizer(network, settings.optimizer, lr=0.004)
     average = WeightAverage(network, EMAConfig(horizon_share=0.1), total_steps=70)
-    evaluator = AccuracyEvaluator(pictures, settings, alone())
+    evaluator = AccuracyEvaluator(pictures, settings, CPU)
     loader = ClassificationLoader(pictures, settings)
     normalise = Normalise()
     before = evaluator.evaluate(network)
@@ -437,6 +417,6 @@ def test_training__on_a_few_pictures_learns_their_classes(pictures: Pictures) ->
             average.update(network)
     after = evaluator.evaluate(average.network)
     assert before is not None
-    assert before["top1"] < 0.7
+    assert before.metrics.values["top1"] < 0.7
     assert after is not None
-    assert after["top1"] == 1.0
+    assert after.metrics.values["top1"] == 1.0

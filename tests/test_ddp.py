@@ -43,6 +43,8 @@ def test_ddp__a_batch_without_boxes_is_another_one() -> None:
 def test_ddp__ranks_with_norms_of_their_own_evaluate_one_network(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.trainer_rank", str(tmp_path)]
     assert launch(2, command, 60, logs=tmp_path) == 0
-    first, second = (load_file(tmp_path / f"evaluated-{rank}.safetensors") for rank in range(2))
+    first, second = (load_file(tmp_path / f"average-{rank}.safetensors") for rank in range(2))
+    evaluated = load_file(tmp_path / "best.safetensors")
     for name, value in first.items():
         assert torch.equal(second[name], value), name
+        assert torch.equal(evaluated[name], value), name

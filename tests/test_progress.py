@@ -165,17 +165,6 @@ def test_step_means__give_speed_and_time_left() -> None:
     assert means.take(10) == {"images_per_second": 16.0, "eta_s": 5.0}
 
 
-def test_step_means__leave_out_an_evaluation() -> None:
-    clock = Clock()
-    means = StepMeans(total_steps=2, clock=clock)
-    clock.seconds += 2
-    means.add({}, num_images=8)
-    means.pause()
-    clock.seconds += 1000
-    means.restart()
-    assert means.take(1)["images_per_second"] == 4.0
-
-
 def test_step_means__have_nothing_without_a_step() -> None:
     assert StepMeans(total_steps=1).take(0) == {}
 

@@ -6,7 +6,15 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.toy_training import StopAfter, ToyBatch, ToyWorkload, resume, toy_config, toy_trainer
+from tests.toy_training import (
+    PlayedEvaluator,
+    StopAfter,
+    ToyBatch,
+    ToyWorkload,
+    resume,
+    toy_config,
+    toy_trainer,
+)
 from training.checkpoint import CheckpointStore, DamagedCheckpoint, TrainingState
 from training.config import TrainConfig
 from training.run.nonfinite import NonFiniteLoss
@@ -18,10 +26,10 @@ def finished(folder: Path, config: TrainConfig, stops: list[int]) -> TrainingSta
     """Train to the end, stopped and resumed after so many steps each time."""
     for number, steps in enumerate([*stops, 10_000]):
         torch.manual_seed(number)
-        trainer = toy_trainer(folder, ToyWorkload(), config, stop=StopAfter(steps))
+        trainer = toy_trainer(folder, ToyWorkload(), config)
         if number:
             resume(trainer)
-        assert trainer.run() is (number == len(stops))
+        assert trainer.run(StopAfter(steps)) is (number == len(stops))
     state = CheckpointStore(folder / "checkpoints", 2).load_latest()
     assert state is not None
     return state
@@ -71,34 +79,12 @@ def test_trainer__stage_is_recorded_when_it_changes(tmp_path: Path) -> None:
     assert [(each["epoch"], each["stage"]) for each in stages] == [(0, "mixing"), (3, "jitter")]
 
 
-def test_trainer__evaluates_in_every_epoch_of_the_last_stage(tmp_path: Path) -> None:
-    workload = ToyWorkload(scores=(0.2, 0.5, 0.4))
-    toy_trainer(tmp_path, workload, toy_config(epochs=6, last_stage_epochs=3)).run()
-    records = list(read_records(tmp_path / "progress.jsonl"))
-    evaluations = [each for each in records if each["kind"] == "evaluation"]
-    assert [(each["epoch"], each["is_best"]) for each in evaluations] == [
-        (4, True),
-        (5, True),
-        (6, False),
-    ]
-
-
-def test_trainer__best_weights_are_those_of_the_best_evaluation(tmp_path: Path) -> None:
-    toy_trainer(tmp_path, ToyWorkload(scores=(0.5, 0.4)), toy_config()).run()
-    best = load_file(tmp_path / "best.safetensors")
-    last = load_file(tmp_path / "last.safetensors")
-    assert not torch.equal(best["0.weight"], last["0.weight"])
-    state = CheckpointStore(tmp_path / "checkpoints", 2).load_latest()
-    assert state is not None
-    assert state.best == 0.5
-
-
 def test_trainer__a_finished_run_that_is_made_longer_knows_its_best(tmp_path: Path) -> None:
     config = toy_config(epochs=1, last_stage_epochs=1)
-    assert toy_trainer(tmp_path, ToyWorkload(scores=(0.9,)), config).run()
+    assert toy_trainer(tmp_path, ToyWorkload(scores={1: 0.9}), config).run()
     best = load_file(tmp_path / "best.safetensors")
     longer = replace(config, schedule=replace(config.schedule, epochs=2))
-    trainer = toy_trainer(tmp_path, ToyWorkload(scores=(0.5,)), longer)
+    trainer = toy_trainer(tmp_path, ToyWorkload(scores={2: 0.5}), longer)
     resume(trainer)
     assert trainer.run()
     assert trainer.standing.best == 0.9
@@ -109,24 +95,12 @@ def test_trainer__a_finished_run_that_is_made_longer_knows_its_best(tmp_path: Pa
 def test_trainer__saves_a_standing_once(tmp_path: Path) -> None:
     config = toy_config(epochs=3, last_stage_epochs=0)
     config = replace(config, runtime=replace(config.runtime, checkpoint_every_steps=1))
-    assert toy_trainer(tmp_path, ToyWorkload(scores=(0.5,)), config).run()
+    side = PlayedEvaluator({3: 0.5}, is_slow=True)
+    assert toy_trainer(tmp_path, ToyWorkload(scores={3: 0.5}), config, side=side).run()
     records = read_records(tmp_path / "progress.jsonl")
     steps = [each["step"] for each in records if each["kind"] == "checkpoint"]
     # Three steps an epoch; the last is saved again with its evaluation.
     assert steps == [*range(1, 10), 9]
-
-
-def test_trainer__stopped_before_an_evaluation_makes_it_when_resumed(tmp_path: Path) -> None:
-    config = toy_config(epochs=2, last_stage_epochs=0)
-    # Six steps, and the question inside the evaluation is the seventh.
-    trainer = toy_trainer(tmp_path, ToyWorkload(scores=(0.5,)), config, stop=StopAfter(6))
-    assert not trainer.run()
-    workload = ToyWorkload(scores=(0.5,))
-    trainer = toy_trainer(tmp_path, workload, config)
-    resume(trainer)
-    assert trainer.run()
-    assert workload.evaluations == 1
-    assert workload.served == []
 
 
 def spoiled(epoch: int, number: int, batch: ToyBatch) -> ToyBatch:

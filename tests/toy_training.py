@@ -15,9 +15,14 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from model.durable import copy_into_place
 from training.checkpoint import CheckpointStore
 from training.config import TrainConfig
 from training.distributed import Ranks
+from training.evaluation.average_precision import Metrics
+from training.evaluation.beside.base import Event, Failed, Finished, SideEvaluator, Underway
+from training.evaluation.beside.snapshots import Outcome, Snapshot, Snapshots
+from training.evaluations import Evaluations
 from training.learner import Learner
 from training.optimisation.ema import WeightAverage
 from training.optimisation.optim import build_optimizer, scaled_lr
@@ -28,7 +33,7 @@ from training.run.progress import ProgressLog
 from training.saving import Saver
 from training.step import PictureNetwork, Stepper
 from training.trainer import Trainer, pace_of
-from training.workloads.base import BatchLosses, Watch
+from training.workloads.base import BatchLosses
 
 ONE_RANK = Ranks(0, 1, torch.device("cpu"))
 
@@ -46,8 +51,8 @@ class ToyBatch:
 class ToyWorkload:
     """Fulfils `training.workloads.base.Workload`.
 
-    `spoil` may replace a batch, given epoch and number; `scores` are what evaluations give, one
-    after the other.
+    `spoil` may replace a batch, given epoch and number; `scores` are what evaluations give, by the
+    epochs that are done: those of the last stage, mostly.
     """
 
     primary_metric = "score"
@@ -57,7 +62,7 @@ class ToyWorkload:
         batches_per_epoch: int = 5,
         *,
         spoil: Callable[[int, int, ToyBatch], ToyBatch] = lambda _epoch, _number, batch: batch,
-        scores: Sequence[float] = (),
+        scores: Mapping[int, float] | None = None,
     ) -> None:
         torch.manual_seed(0)
         self.network = nn.Sequential(
@@ -70,10 +75,9 @@ class ToyWorkload:
         )
         self.batches_per_epoch = batches_per_epoch
         self.served: list[tuple[int, int]] = []
-        self.evaluations = 0
-        self.can_be_evaluated = bool(scores)
+        self.can_be_evaluated = scores is not None
+        self.scores = scores or {}
         self._spoil = spoil
-        self._scores = scores
 
     def batches(self, epoch: int, first_batch: int) -> Iterator[ToyBatch]:
         for number in range(first_batch, self.batches_per_epoch):
@@ -89,13 +93,6 @@ class ToyWorkload:
         loss = F.cross_entropy(model(batch.images), batch.labels)
         return BatchLosses(loss, {"loss_toy": loss})
 
-    def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
-        assert not network.training
-        if not watch(1, 1):
-            return None
-        self.evaluations += 1
-        return {"score": self._scores[self.evaluations - 1]}
-
     def tensors(self, batches: Sequence[ToyBatch]) -> Mapping[str, Tensor]:
         return {f"{number}/images": batch.images for number, batch in enumerate(batches)}
 
@@ -108,8 +105,48 @@ class ToyWorkload:
             stem.with_suffix(".safetensors"),
         )
 
+    def publish(self, weights: Path, stem: Path, metrics: Mapping[str, float]) -> None:
+        copy_into_place(weights.with_suffix(".safetensors"), stem.with_suffix(".safetensors"))
+
     def close(self) -> None:
         pass
+
+
+class PlayedEvaluator:
+    """Fulfils `SideEvaluator` without a process, with scores by epoch; None is a failure.
+
+    It is done as soon as it is looked at, unless it `is_slow`: then when it is waited for.
+    """
+
+    def __init__(self, scores: Mapping[int, float | None], *, is_slow: bool = False) -> None:
+        self.scores = scores
+        self.is_slow = is_slow
+        #: After which epochs evaluations began.
+        self.begun: list[int] = []
+        self._snapshot: Snapshot | None = None
+
+    def begin(self, snapshot: Snapshot) -> None:
+        assert self._snapshot is None
+        self._snapshot = snapshot
+        self.begun.append(snapshot.epochs)
+
+    def poll(self) -> Event | None:
+        if self._snapshot is None:
+            return None
+        if self.is_slow:
+            return Underway(1, 2)
+        snapshot, self._snapshot = self._snapshot, None
+        score = self.scores[snapshot.epochs]
+        if score is None:
+            return Failed("img.jpg: truncated", died=False)
+        snapshot.keep(Outcome(Metrics({"score": score}, {"cat": {"score": score}}, 2)))
+        return Finished()
+
+    def wait(self, seconds: float) -> None:
+        self.is_slow = False
+
+    def abandon(self) -> None:
+        self._snapshot = None
 
 
 def toy_config(
@@ -150,9 +187,9 @@ def toy_trainer(
     workload: ToyWorkload,
     config: TrainConfig,
     *,
-    stop: Callable[[], bool] = lambda: False,
+    side: PlayedEvaluator | None = None,
 ) -> Trainer:
-    """A trainer with everything real but its workload."""
+    """A trainer with everything real but its workload and the process beside it."""
     network, ranks, pace = workload.network, ONE_RANK, pace_of(config, workload)
     average = WeightAverage(network, config.ema, total_steps=pace.total_steps)
     optimizer = build_optimizer(network, config.optimizer, lr=scaled_lr(config.optimizer, 8))
@@ -169,20 +206,45 @@ def toy_trainer(
         folder=folder,
     )
     log = ProgressLog(folder / "progress.jsonl")
+    journal = Journal(config, pace, SilentDisplay(), log=log)
     trainer = Trainer(
         config,
         workload,
         Learner(network, optimizer, average, stepper),
         ranks,
         saver,
-        journal=Journal(config, pace, SilentDisplay(), log=log),
-        stop_requested=stop,
+        journal=journal,
+        evaluations=toy_evaluations(
+            folder, workload, journal, side or PlayedEvaluator(workload.scores), config
+        ),
     )
     # In a run the session closes it.
     weakref.finalize(trainer, log.close)
     return trainer
 
 
+def toy_evaluations(
+    folder: Path,
+    workload: ToyWorkload,
+    journal: Journal,
+    side: SideEvaluator,
+    config: TrainConfig,
+) -> Evaluations | None:
+    """As the session has them."""
+    if not workload.can_be_evaluated:
+        return None
+    return Evaluations(
+        side,
+        workload,
+        journal,
+        Snapshots(folder / "evaluations"),
+        folder=folder,
+        max_waiting=config.evaluation.max_waiting,
+    )
+
+
 def resume(trainer: Trainer) -> None:
     """As the session does it."""
     trainer._learner.standing = trainer._saver.restore(trainer._learner)
+    if trainer._evaluations is not None:
+        trainer._evaluations.take_up(trainer.standing)

@@ -190,6 +190,20 @@ class RuntimeConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the averaged weights are evaluated: in a process beside the ranks, which never wait.
+
+    `device` None: that of the first rank; cpu where its memory is short. `num_threads` compute on
+    a CPU, and as many read images. Where evaluations take longer than the epochs between them, so
+    many as `max_waiting` wait for their turn, and then the oldest that waits is left out.
+    """
+
+    device: str | None = None
+    num_threads: int = 2
+    max_waiting: int = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """Which network, for which input, and where its weights start.
 
@@ -227,6 +241,7 @@ class TrainConfig:
     schedule: ScheduleConfig = ScheduleConfig()
     ema: EMAConfig = EMAConfig()
     loss: LossConfig = LossConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 
     def __post_init__(self) -> None:
@@ -269,6 +284,8 @@ _AT_LEAST = {
     "runtime.checkpoint_every_s": 0,
     "runtime.log_every_steps": 1,
     "ema.gamma": 1,
+    "evaluation.num_threads": 1,
+    "evaluation.max_waiting": 1,
     "loss.topk": 1,
     "loss.mask_chunk_mib": 1,
     "runtime.seed": 0,

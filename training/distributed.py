@@ -16,7 +16,7 @@ from torch import Tensor
 
 Value = TypeVar("Value")
 
-#: Rank 0 evaluates and writes while the others wait.
+#: Rank 0 reads the data and writes checkpoints while the others wait.
 _CONTROL_TIMEOUT = timedelta(hours=2)
 
 #: A rank that is lost shows within this time where gradients are exchanged.
@@ -128,19 +128,24 @@ def join_ranks(device: str | None) -> Ranks:
     return Ranks(rank, num_ranks, chosen, control)
 
 
-def choose_device(device: str | None, *, local_rank: int) -> torch.device:
-    """The device of this rank: as asked for, else its own GPU, else the CPU."""
+def choose_device(
+    device: str | None, *, local_rank: int, setting: str = "runtime.device"
+) -> torch.device:
+    """The device of this rank: as asked for by `setting`, else its own GPU, else the CPU.
+
+    Raises ValueError for a device that is not there.
+    """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if device not in ("cpu", "cuda") and not device.startswith("cuda:"):
-        raise ValueError(f"runtime.device '{device}': it is cpu, cuda, or cuda:N")
+        raise ValueError(f"{setting} '{device}': it is cpu, cuda, or cuda:N")
     if device == "cpu":
         return torch.device("cpu")
     num_gpus = torch.cuda.device_count()
     index = int(device.partition(":")[2] or local_rank) if device != "cuda" else local_rank
     if index >= num_gpus:
         raise ValueError(
-            f"runtime.device '{device}': process {local_rank} needs GPU {index}, and {num_gpus} "
-            "can be seen; start fewer processes, or --set runtime.device=cpu"
+            f"{setting} '{device}': process {local_rank} needs GPU {index}, and {num_gpus} "
+            f"can be seen; start fewer processes, or --set {setting}=cpu"
         )
     return torch.device("cuda", index)

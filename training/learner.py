@@ -14,11 +14,14 @@ from training.step import Stepper
 class Standing:
     """What the loop has to remember from step to step.
 
-    `evaluated` is after how many epochs the last evaluation was; `best` the best value of the
-    metric that decides; `unreadable` has a line for each image that could not be read.
+    `requested` is after how many epochs an evaluation was last asked for; `unreadable` has a line
+    for each image that could not be read. Known to the first rank alone: `evaluated`, after how
+    many epochs the last evaluation was whose result is known, and `best`, the best value so far of
+    the metric that decides.
     """
 
     position: Position = field(default_factory=Position)
+    requested: int = 0
     evaluated: int = 0
     best: float | None = None
     num_rollbacks: int = 0

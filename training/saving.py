@@ -1,7 +1,7 @@
 """When a run is saved, what goes into a checkpoint, and how a run is put back from one."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 
@@ -65,7 +65,9 @@ class Saver:
 
         Every rank calls it; raises CheckpointFailed on all of them.
         """
-        if self._saved == learner.standing:
+        # What evaluations gave is known to the first rank alone, and all gather their states.
+        (changed,) = self._ranks.highest([self._saved != learner.standing])
+        if not changed:
             return False
         random = gather_random_states(self._ranks.control)
         self._ranks.on_first(lambda: self._write(learner, random))
@@ -88,6 +90,7 @@ class Saver:
             best=standing.best,
             rollbacks=standing.num_rollbacks,
             extra={
+                "requested": standing.requested,
                 "evaluated": standing.evaluated,
                 "unreadable": standing.unreadable,
                 "pace": [pace.epochs, pace.batches_per_epoch, pace.accumulation_steps],
@@ -119,6 +122,8 @@ class Saver:
         self._last_step = self._pace.step(position)
         standing = Standing(
             position=position,
+            # A run that was begun when evaluations were waited for asked for no more.
+            requested=state.extra.get("requested", state.extra["evaluated"]),
             evaluated=state.extra["evaluated"],
             best=state.best,
             num_rollbacks=state.rollbacks,
@@ -127,10 +132,10 @@ class Saver:
         self._saved = deepcopy(standing)
         return standing
 
-    def save_weights(self, name: str, learner: Learner, metrics: Mapping[str, float]) -> None:
+    def save_weights(self, name: str, learner: Learner) -> None:
         """Write the averaged weights for export, as `name` in the run's folder."""
         network = learner.average.network
-        self._ranks.on_first(lambda: self._workload.save(network, self._folder / name, metrics))
+        self._ranks.on_first(lambda: self._workload.save(network, self._folder / name, {}))
 
     def save_batch(self, found: NonFiniteStep, batches: Sequence[Batch]) -> Path:
         """Keep this rank's batches of a step that was not finite; returns where."""

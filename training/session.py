@@ -27,10 +27,13 @@ from training.datasets import (
     indexed_fingerprints,
     open_data,
 )
-from training.distributed import Ranks, join_ranks, num_ranks_here
+from training.distributed import Ranks, choose_device, join_ranks, num_ranks_here
+from training.evaluation.beside.process import SideProcess, own_module
+from training.evaluation.beside.snapshots import Snapshots
+from training.evaluations import Evaluations
 from training.initialisation import initialise
 from training.interruption import EXIT_INTERRUPTED, StopRequest
-from training.learner import Learner
+from training.learner import Learner, Standing
 from training.optimisation.batch_norm import synchronise_batch_norms
 from training.optimisation.ema import WeightAverage
 from training.optimisation.optim import build_optimizer, scaled_lr
@@ -184,6 +187,7 @@ class _Session:
         self._paths = RunPaths(order.out)
         self._workload = self._build_workload()
         stack.callback(self._workload.close)
+        self._evaluation_device = self._choose_evaluation_device()
         self._pace = pace_of(self._config, self._workload)
         self._store = CheckpointStore(
             self._paths.checkpoints, self._config.runtime.keep_checkpoints, warn=_say
@@ -213,6 +217,7 @@ class _Session:
             self._said += self._where_it_goes_on(saver.saved_by)
         journal = self._journal(display)
         journal.began(self._said, self._learner.standing, resumed=self._goes_on)
+        evaluations = self._evaluations(journal)
         trainer = Trainer(
             config,
             self._workload,
@@ -220,40 +225,81 @@ class _Session:
             ranks,
             saver,
             journal=journal,
-            stop_requested=lambda: stop.requested,
+            evaluations=evaluations,
         )
-        return self._watched(trainer, journal, stop)
+        return self._watched(trainer, journal, evaluations, stop)
 
-    def _watched(self, trainer: Trainer, journal: Journal, stop: StopRequest) -> int:
+    def _watched(
+        self,
+        trainer: Trainer,
+        journal: Journal,
+        evaluations: Evaluations | None,
+        stop: StopRequest,
+    ) -> int:
         """Run it, and leave word of how that ended."""
         try:
             # To get ready may have taken long, and so may the first step.
             (stopped,) = self._ranks.highest([stop.requested])
-            finished = not stopped and trainer.run()
+            finished = not stopped and trainer.run(lambda: stop.requested)
         except Exception as error:
             failure = _lost_rank(error, self._ranks, self._paths) or error
             exit_code = EXIT_MISTAKE if isinstance(failure, ValueError) else EXIT_FAILURE
             journal.failed(trainer.standing, str(failure), exit_code)
             raise
         if finished:
-            message = self._farewell(trainer.standing.best)
-            journal.ended(trainer.standing, finished=True, message=message, exit_code=0)
-            return 0
+            failure = evaluations.failure if evaluations else None
+            message, exit_code = self._farewell(trainer.standing, failure)
+            journal.ended(trainer.standing, finished=True, message=message, exit_code=exit_code)
+            return exit_code
         by = f" by {stop.reason}" if stop.reason else ""
         message = f"stopped{by}, everything is saved; go on: {self._resume_command()}"
         journal.ended(trainer.standing, finished=False, message=message, exit_code=EXIT_INTERRUPTED)
         return EXIT_INTERRUPTED
 
-    def _farewell(self, best: float | None) -> str:
-        """Which weights to take, and what to do with them."""
+    def _farewell(self, standing: Standing, failure: str | None) -> tuple[str, int]:
+        """Which weights to take and what to do with them, and the exit code.
+
+        Weights of which nobody knows whether they are any good are no success.
+        """
+        how, exit_code = "finished", 0
+        if failure is not None and not standing.evaluated:
+            how, exit_code = f"finished, but no evaluation worked ({failure})", EXIT_FAILURE
         which, value = "last", ""
-        if best is not None:
-            which, value = "best", f" ({self._workload.primary_metric} {best:.4f})"
+        if standing.best is not None:
+            which, value = "best", f" ({self._workload.primary_metric} {standing.best:.4f})"
         if isinstance(self._data, ClassificationData):
             told = f"--set={shlex.quote(f'model.init={self._paths.folder / which}.pth')}"
         else:
             told = shlex.join(["rtmdet", "export", f"{self._paths.folder / which}.safetensors"])
-        return f"finished; take the {which} weights{value}: {told}"
+        return f"{how}; take the {which} weights{value}: {told}", exit_code
+
+    def _choose_evaluation_device(self) -> torch.device:
+        """Where is evaluated. Raises ValueError for a device that is not there."""
+        device = self._config.evaluation.device
+        if device is None:
+            return self._ranks.device
+        return choose_device(device, local_rank=0, setting="evaluation.device")
+
+    def _evaluations(self, journal: Journal) -> Evaluations | None:
+        """Where something can be evaluated, on the first rank; says what is still to be."""
+        if self._run is None or not self._workload.can_be_evaluated:
+            return None
+        folder, paths = self._paths.folder, self._paths.evaluations
+        command, environment = own_module(
+            "training.evaluation.beside", str(folder.absolute()), str(self._evaluation_device)
+        )
+        side = SideProcess(command, log=paths / "process.log", environment=environment)
+        self._stack.callback(side.close)
+        evaluations = Evaluations(
+            side,
+            self._workload,
+            journal,
+            Snapshots(paths),
+            folder=folder,
+            max_waiting=self._config.evaluation.max_waiting,
+        )
+        evaluations.take_up(self._learner.standing)
+        return evaluations
 
     def _resume_command(self) -> str:
         several = ["--num-processes", str(num_ranks_here())] if self._ranks.num_ranks > 1 else []

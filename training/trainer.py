@@ -12,6 +12,7 @@ from typing import cast
 
 from training.config import TrainConfig
 from training.distributed import Ranks
+from training.evaluations import Evaluations
 from training.learner import Learner, Standing
 from training.optimisation.optim import scaled_lr
 from training.optimisation.schedule import learning_rate
@@ -21,6 +22,9 @@ from training.run.nonfinite import find_nonfinite, nonfinite_error
 from training.saving import Saver
 from training.step import StepResult
 from training.workloads.base import Batch, Workload
+
+#: So long at a time the first rank waits for an evaluation before all look for requests to stop.
+_LOOK_EVERY_S = 0.2
 
 
 class TooManyUnreadable(RuntimeError):
@@ -35,9 +39,10 @@ def pace_of(config: TrainConfig, workload: Workload) -> Pace:
 
 
 class Trainer:
-    """Trains from where the learner stands to the end, or until `stop_requested` on any rank.
+    """Trains from where the learner stands to the end.
 
     The best and the last weights are written for export, batches that broke the loss are kept.
+    `evaluations` are the first rank's, where there is anything to evaluate on.
     """
 
     def __init__(
@@ -49,7 +54,7 @@ class Trainer:
         saver: Saver,
         *,
         journal: Journal,
-        stop_requested: Callable[[], bool],
+        evaluations: Evaluations | None,
     ) -> None:
         self._config = config
         self._workload = workload
@@ -57,7 +62,8 @@ class Trainer:
         self._ranks = ranks
         self._saver = saver
         self._journal = journal
-        self._stop_requested = stop_requested
+        self._evaluations = evaluations
+        self._stop_requested: Callable[[], bool] = lambda: False
         self._pace = pace_of(config, workload)
         self._is_first_step = True
         self._base_lr = scaled_lr(config.optimizer, config.total_batch_size(ranks.num_ranks))
@@ -67,25 +73,22 @@ class Trainer:
         """How far the run is."""
         return self._learner.standing
 
-    def run(self) -> bool:
-        """Train; returns whether the end was reached, which is not so after a request to stop.
+    def run(self, stop_requested: Callable[[], bool] = lambda: False) -> bool:
+        """Train until the end, or until any rank is asked to stop; whether the end was reached.
 
         Raises NonFiniteLoss, TooManyUnreadable, CheckpointFailed; what was saved stays.
         """
+        self._stop_requested = stop_requested
         if self._config.runtime.on_nonfinite == "rollback" and not self._saver.can_restore:
             # The first steps, too, need something to go back to.
             self._save()
-        while True:
-            if self._evaluation_is_due() and not self._evaluate():
-                return False
-            if self.standing.position.epoch >= self._config.schedule.epochs:
-                break
+        self._request_evaluation()
+        while self.standing.position.epoch < self._config.schedule.epochs:
             if not self._train_epoch():
                 return False
-        # With the last evaluation: a run that is made longer knows its best.
         self._save()
-        self._saver.save_weights("last", self._learner, {})
-        return True
+        self._saver.save_weights("last", self._learner)
+        return self._await_evaluations()
 
     # ------------------------------------------------------------------------------------ epochs
 
@@ -105,6 +108,7 @@ class Trainer:
                     self._is_first_step = False
                     self._journal.first_batch_is_here()
                 self._step(group)
+                self._request_evaluation()
                 if not self._between_steps():
                     return False
         if self._must_be_kept(standing.position.epoch):
@@ -113,6 +117,8 @@ class Trainer:
 
     def _between_steps(self) -> bool:
         """Save when that is due or stopping was asked for, on any rank; whether to go on."""
+        if self._evaluations is not None:
+            self._evaluations.look(self.standing)
         due = self._saver.is_due(self.standing.position)
         stop, save = self._ranks.highest([self._stop_requested(), due])
         if stop or save:
@@ -120,43 +126,61 @@ class Trainer:
         return not stop
 
     def _must_be_kept(self, epochs_done: int) -> bool:
-        """Whether a checkpoint belongs here: evaluation may take long, the switch is a landmark."""
+        """Whether a checkpoint belongs here: with what is evaluated, and where stages switch."""
         switch = self._config.stage_index(epochs_done) != self._config.stage_index(epochs_done - 1)
         return switch or self._config.schedule.evaluates_after(epochs_done)
 
     def _save(self) -> None:
         if self._saver.save(self._learner):
             self._journal.saved(self.standing)
+            if self._evaluations is not None:
+                self._evaluations.forget_decided(self.standing)
 
     # ---------------------------------------------------------------------------------- evaluation
+
+    def _request_evaluation(self) -> None:
+        """Have the averaged weights evaluated, if that is due here; nobody waits for it."""
+        standing, network = self.standing, self._learner.average.network
+        if not self._evaluation_is_due():
+            return
+        # Batch norms that are not synchronised have other statistics on every rank; those of the
+        # first are evaluated and saved.
+        self._ranks.share_from_first(network.buffers())
+        standing.requested = standing.position.epoch
+        self._ranks.on_first(lambda: self._on_first.request(standing, network))
 
     def _evaluation_is_due(self) -> bool:
         position = self.standing.position
         return (
             self._workload.can_be_evaluated
             and position.batch == 0
-            and self.standing.evaluated < position.epoch
+            and self.standing.requested < position.epoch
             and self._config.schedule.evaluates_after(position.epoch)
         )
 
-    def _evaluate(self) -> bool:
-        """Evaluate the averaged weights; whether that was done, and not stopped in the middle."""
-        standing, network = self.standing, self._learner.average.network
-        # Batch norms that are not synchronised have other statistics on every rank; those of the
-        # first are saved.
-        self._ranks.share_from_first(network.buffers())
-        self._journal.evaluation_begins(standing)
-        metrics = self._workload.evaluate(network, lambda _done, _total: not self._stop_requested())
-        if metrics is None:
-            return False
-        standing.evaluated = standing.position.epoch
-        value = metrics.get(self._workload.primary_metric)
-        is_best = value is not None and (standing.best is None or value > standing.best)
-        if is_best:
-            standing.best = value
-            self._saver.save_weights("best", self._learner, metrics)
-        self._journal.evaluated(standing, metrics, is_best=is_best)
-        return True
+    def _await_evaluations(self) -> bool:
+        """Wait for those that are outstanding; whether there are none left."""
+        evaluations = self._evaluations
+        if evaluations is not None and evaluations.outstanding:
+            self._journal.waits_for_evaluations(evaluations.outstanding)
+        while True:
+            if evaluations is not None:
+                evaluations.look(self.standing)
+            stop, is_outstanding = self._ranks.highest(
+                [self._stop_requested(), bool(evaluations and evaluations.outstanding)]
+            )
+            if stop or not is_outstanding:
+                break
+            if evaluations is not None:
+                evaluations.wait(_LOOK_EVERY_S)
+        # With the last result: a run that is made longer knows its best.
+        self._save()
+        return not is_outstanding
+
+    @property
+    def _on_first(self) -> Evaluations:
+        assert self._evaluations is not None
+        return self._evaluations
 
     # --------------------------------------------------------------------------------------- steps
 
@@ -227,6 +251,8 @@ class Trainer:
         if runtime.on_nonfinite == "stop" or standing.num_rollbacks >= runtime.max_rollbacks:
             raise nonfinite_error(found, kept)
         restored = self._saver.restore(learner)
+        if self._evaluations is not None:
+            self._evaluations.return_to(restored)
         standing.num_rollbacks += 1
         place = f" (the batch is in {kept})" if kept else ""
         self._journal.rolled_back(standing, restored, f"{found.summary}{place}")

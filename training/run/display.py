@@ -47,6 +47,10 @@ class Display(Protocol):
         """Losses and speed are known anew."""
         ...
 
+    def beside(self, text: str) -> None:
+        """What runs beside the training, and how far it is; empty where nothing does."""
+        ...
+
     def message(self, text: str) -> None:
         """Something happened: an evaluation, a checkpoint, a problem. It stays on the screen."""
         ...
@@ -81,6 +85,7 @@ class LiveDisplay:
             console=console, auto_refresh=False,
         )  # fmt: skip
         self._task = self._bar.add_task("starting", total=total_steps, left="", details="")
+        self._beside = ""
         self._report: StepReport | None = None
         self._clock = clock
         self._fit()
@@ -104,6 +109,11 @@ class LiveDisplay:
         )
         self._draw()
 
+    def beside(self, text: str) -> None:
+        """Write it where losses stand otherwise."""
+        self._beside = text
+        self._draw()
+
     def message(self, text: str) -> None:
         """Print above the bar."""
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -124,11 +134,13 @@ class LiveDisplay:
         width = self._bar.console.width
         self._cells.bar_width = 20 if width >= _WIDE else 10
         if self._report is None:
+            self._bar.update(self._task, details=self._beside)
             return
         counter = 2 * len(str(self._report.total_steps)) + 1
         taken = len(_place(self._report)) + self._cells.bar_width + counter
         taken += len(_left(self._report)) + 4  # a space between columns
-        self._bar.update(self._task, details=_details(self._report, width, width - taken))
+        details = _details(self._report, self._beside, width, width - taken)
+        self._bar.update(self._task, details=details)
 
 
 class LineDisplay:
@@ -150,9 +162,17 @@ class LineDisplay:
         self._every_s = every_s
         self._clock = clock
         self._next = clock()
+        self._beside = ""
 
     def advance(self, step: int) -> None:
         """Lines come with numbers alone."""
+
+    def beside(self, text: str) -> None:
+        """At the end of the next line; a line of its own when it was quiet for long."""
+        self._beside = text
+        if text and self._clock() >= self._next + self._every_s:
+            self._next = self._clock()
+            self.message(text)
 
     def show(self, report: StepReport) -> None:
         """Print a line, when it is time for one or the run is at its end."""
@@ -168,7 +188,8 @@ class LineDisplay:
             "images_per_second": f"{report.images_per_second:.1f}",
             "left": _duration(report.eta_s),
         }
-        self.message(" ".join(f"{name}={value}" for name, value in pairs.items()))
+        listed = " ".join(f"{name}={value}" for name, value in pairs.items())
+        self.message(f"{listed} ({self._beside})" if self._beside else listed)
 
     def message(self, text: str) -> None:
         """Print a line."""
@@ -186,6 +207,9 @@ class SilentDisplay:
         """Nothing."""
 
     def show(self, report: StepReport) -> None:
+        """Nothing."""
+
+    def beside(self, text: str) -> None:
         """Nothing."""
 
     def message(self, text: str) -> None:
@@ -248,14 +272,16 @@ def _left(report: StepReport) -> str:
     return f"{_duration(report.eta_s)} left"
 
 
-def _details(report: StepReport, width: int, room: int) -> str:
-    """Losses and speed that fit into `room` cells of a terminal of `width`."""
+def _details(report: StepReport, beside: str, width: int, room: int) -> str:
+    """What runs beside, losses and speed that fit into `room` cells of a terminal of `width`."""
     # The gradient's norm jumps about; it is in the log.
     losses = [f"{name} {value:.4g}" for name, value in report.values.items() if "loss" in name]
     speed = f"{report.images_per_second:.1f} images/s"
     choices = [[*losses[:1], speed], losses[:1]]
     if width >= _WIDE:
         choices.insert(0, [*losses, speed])
+    if beside:
+        choices = [*([beside, *choice] for choice in choices), [beside]]
     lines = map("  ".join, choices)
     return next((line for line in lines if len(line) <= room), "")
 

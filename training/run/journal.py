@@ -3,12 +3,14 @@
 The trainer of every rank has one; only the first rank's has anywhere to tell it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from training.config import TrainConfig
+from training.evaluation.average_precision import Metrics
 from training.learner import Standing
-from training.position import Pace
+from training.position import Pace, Position
 from training.run.display import Display, StepReport
 from training.run.progress import Kind, ProgressLog, StepMeans, memory_mib
 from training.run.run_folder import RunFolder
@@ -94,20 +96,48 @@ class Journal:
         self._record("checkpoint", standing)
         self._status(standing)
 
-    def evaluation_begins(self, standing: Standing) -> None:
-        """The averaged weights are about to be evaluated; that time is no training."""
-        self._means.pause()
-        self._display.message(f"evaluating after epoch {standing.position.epoch}")
+    def evaluation_begins(self, epochs: int) -> None:
+        """The averaged weights after so many epochs are evaluated from here on."""
+        self._display.beside(f"evaluating after epoch {epochs}")
 
-    def evaluated(self, standing: Standing, metrics: Mapping[str, float], *, is_best: bool) -> None:
-        """The averaged weights were evaluated."""
-        self._means.restart()
-        epochs = standing.position.epoch
-        shown = {name: value for name, value in metrics.items() if not name.endswith(_BY_SIZE)}
-        values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+    def evaluation_is_at(self, epochs: int, done: int, total: int) -> None:
+        """So many validation images of so many are done."""
+        self._display.beside(f"evaluating after epoch {epochs}: {done}/{total}")
+
+    def evaluated(
+        self, standing: Standing, epochs: int, metrics: Metrics, *, is_best: bool
+    ) -> None:
+        """The weights after so many epochs were evaluated; the run may be well beyond them."""
+        self._display.beside("")
+        values = metrics.values.items()
+        shown = {name: value for name, value in values if not name.endswith(_BY_SIZE)}
+        listed = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
         best = " (the best so far)" if is_best else ""
-        self._display.message(f"after epoch {epochs}: {values}{best}")
-        self._record("evaluation", standing, metrics=dict(metrics), is_best=is_best)
+        self._display.message(f"after epoch {epochs}: {listed}{best}")
+        self._record(
+            "evaluation",
+            replace(standing, position=Position(epochs)),
+            metrics=metrics.values,
+            per_class=metrics.per_class,
+            num_images=metrics.num_images,
+            is_best=is_best,
+        )
+
+    def evaluation_failed(self, standing: Standing, epochs: int, reason: str) -> None:
+        """The weights after so many epochs could not be evaluated, which ends no run."""
+        self._display.beside("")
+        self.problem(standing, f"the evaluation after epoch {epochs} failed: {reason}")
+
+    def evaluations_go_on(self, outstanding: Sequence[int]) -> None:
+        """The run was stopped before these were evaluated."""
+        self._display.message(f"still to be evaluated: after {_epochs(outstanding)}")
+
+    def waits_for_evaluations(self, outstanding: Sequence[int]) -> None:
+        """Training is at its end, evaluations are not."""
+        self._display.message(
+            f"trained to the end; waiting for the evaluation after {_epochs(outstanding)} "
+            "(stopped here, --resume makes up for it)"
+        )
 
     def problem(self, standing: Standing, text: str) -> None:
         """Something went wrong that the run survives."""
@@ -163,3 +193,7 @@ class Journal:
                 exit_code=exit_code,
                 message=message,
             )
+
+
+def _epochs(numbers: Sequence[int]) -> str:
+    return f"epoch{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"

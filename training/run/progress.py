@@ -115,22 +115,12 @@ class StepMeans:
         self._begin()
         return {**means, **speed}
 
-    def restart(self) -> None:
-        """Leave out the time since the last step: an evaluation is no training."""
-        self._since += self._clock() - self._paused if self._paused is not None else 0.0
-        self._paused = None
-
-    def pause(self) -> None:
-        """From here to `restart`, time does not count."""
-        self._paused = self._clock()
-
     def _begin(self) -> None:
         self._sums: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
         self._num_images = 0
         self._num_steps = 0
         self._since = self._clock()
-        self._paused: float | None = None
 
 
 def memory_mib() -> dict[str, float]:
@@ -154,13 +144,22 @@ def read_records(path: Path) -> Iterator[Record]:
 
 
 def current_records(records: Iterable[Record]) -> list[Record]:
-    """The records without those of steps that were done again after a `resume`."""
+    """The records without those of what was done again after a `resume`.
+
+    The result of an evaluation may come long after its step, and once more after a resume.
+    """
     current: list[Record] = []
     for record in records:
         if record["kind"] == "resume":
             current = [old for old in current if old.get("step", 0) <= record["step"]]
+        elif record["kind"] == "evaluation":
+            current = [old for old in current if not _are_of_one_evaluation(old, record)]
         current.append(record)
     return current
+
+
+def _are_of_one_evaluation(one: Record, other: Record) -> bool:
+    return one["kind"] == other["kind"] and one.get("epoch") == other.get("epoch")
 
 
 def _remove_torn_line(path: Path) -> None:
@@ -194,7 +193,9 @@ def _finite(value: Any) -> Any:
 def _numbers(record: Record, *, prefix: str) -> Iterator[tuple[str, float]]:
     """The curves of a record: "step/loss_box", "evaluation/AP"."""
     for name, value in record.items():
-        if name in ("kind", "time", "step", "epoch") or isinstance(value, bool):
+        # Nobody looks at a curve for each of eighty classes.
+        named = ("kind", "time", "step", "epoch", "per_class")
+        if name in named or isinstance(value, bool):
             continue
         if isinstance(value, int | float):
             yield f"{prefix}/{name}", float(value)

@@ -1,7 +1,7 @@
 """The folder of one run: what it is told, where its parts lie, who trains in it, how it stands.
 
 config.json  status.json  lock  progress.jsonl  checkpoints/  tensorboard/  samples/  index/
-problems/  ranks/
+evaluations/  problems/  ranks/
 
 `config.json` is written once and says which run this is; `status.json` is replaced whole, for
 other programs to read. Only rank 0 creates or resumes; other ranks take the paths. Torch-free.
@@ -98,6 +98,11 @@ class RunPaths:
     def index(self) -> Path:
         """Folder of the indexes of the data sets."""
         return self.folder / "index"
+
+    @property
+    def evaluations(self) -> Path:
+        """Folder of weights that are still to be evaluated, and of what the process prints."""
+        return self.folder / "evaluations"
 
     @property
     def problems(self) -> Path:

@@ -4,7 +4,7 @@ A workload knows its data, its network and its losses; the trainer knows steps, 
 checkpoints and nothing of images.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.weights import Network
-
-#: Looks on while something takes long: so much of so much is done; returns whether to go on.
-Watch = Callable[[int, int], bool]
 
 
 class Batch(Protocol):
@@ -78,13 +75,6 @@ class Workload(Protocol):
         """Run `model` (the network, perhaps wrapped) on a batch that is on its device."""
         ...
 
-    def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
-        """The metrics of `network` on the validation images, the same on every rank.
-
-        All ranks call it, where there are any. None where `watch` asked any of them to stop.
-        """
-        ...
-
     def tensors(self, batches: Sequence[Any]) -> Mapping[str, Tensor]:
         """The batches of a step as named tensors, to be kept for inspection."""
         ...
@@ -95,6 +85,10 @@ class Workload(Protocol):
 
     def save(self, network: nn.Module, stem: Path, metrics: Mapping[str, float]) -> None:
         """Write weights that can be exported, as the file `stem` with a suffix."""
+        ...
+
+    def publish(self, weights: Path, stem: Path, metrics: Mapping[str, float]) -> None:
+        """Write what `save` wrote as `weights` once more, as `stem`, now that it has `metrics`."""
         ...
 
     def close(self) -> None:

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.classifier import CSPNeXtClassifier
-from training.classification.accuracy import PRIMARY_METRIC, AccuracyEvaluator
+from model.durable import copy_into_place
+from training.classification.accuracy import PRIMARY_METRIC
 from training.classification.loading import ClassificationBatch, ClassificationLoader
 from training.classification.losses import classification_loss
 from training.classification.saving import save_classifier
@@ -18,7 +19,7 @@ from training.distributed import Ranks
 from training.drawing import write_name
 from training.networks import build_network
 from training.sample_pictures import MAX_IMAGES, picture_grid
-from training.workloads.base import BatchLosses, Watch
+from training.workloads.base import BatchLosses
 
 
 class ClassificationWorkload:
@@ -36,12 +37,7 @@ class ClassificationWorkload:
         self._loader = ClassificationLoader(
             train, config, rank=ranks.rank, num_ranks=ranks.num_ranks
         )
-        self._evaluator = None if val is None else AccuracyEvaluator(val, config, ranks)
-
-    @property
-    def can_be_evaluated(self) -> bool:
-        """Whether there are validation images."""
-        return self._evaluator is not None
+        self.can_be_evaluated = val is not None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -56,11 +52,6 @@ class ClassificationWorkload:
         """The loss of a batch that is on the model's device."""
         loss = classification_loss(model(batch.images), batch.labels)
         return BatchLosses(loss, {})
-
-    def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
-        """Accuracy on the validation images; None when stopped."""
-        assert self._evaluator is not None
-        return self._evaluator.evaluate(network, watch)
 
     def tensors(self, batches: Sequence[ClassificationBatch]) -> Mapping[str, Tensor]:
         """Images and labels of a step by name."""
@@ -82,6 +73,10 @@ class ClassificationWorkload:
         """Write `stem`.pth, which `model.init` of a detector takes."""
         assert isinstance(network, CSPNeXtClassifier)
         save_classifier(network, stem.with_suffix(".pth"), classes=self._classes)
+
+    def publish(self, weights: Path, stem: Path, metrics: Mapping[str, float]) -> None:
+        """Write what `save` wrote as `weights` once more, as `stem`; its file has no metrics."""
+        copy_into_place(weights.with_suffix(".pth"), stem.with_suffix(".pth"))
 
     def close(self) -> None:
         """End the worker processes."""

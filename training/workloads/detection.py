@@ -8,23 +8,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.checkpoints.checkpoint_files import save_checkpoint
-from model.manifest import Source
+from model.durable import copy_into_place
+from model.manifest import Source, read_checkpoint_manifest, write_manifest
 from model.rtmdet import RTMDet
 from training.config import TrainConfig
 from training.criterion import Criterion
 from training.data.indexing.detection_index import DetectionIndex
 from training.data.sampling.loading import TrainingLoader
 from training.distributed import Ranks
-from training.evaluation.evaluator import EvaluationSettings, Evaluator, primary_metric
-from training.evaluation.predictors.torch_network import torch_predictor
+from training.evaluation.average_precision import primary_metric
 from training.networks import build_network
 from training.run.nonfinite import batch_tensors
 from training.sample_pictures import draw_batch
 from training.targets import DetectionBatch
-from training.workloads.base import BatchLosses, Watch
-
-#: Images that are evaluated at once; more gain nothing.
-_MAX_EVALUATED = 16
+from training.workloads.base import BatchLosses
+from training.workloads.evaluation import detection_evaluator
 
 
 class DetectionWorkload:
@@ -46,7 +44,6 @@ class DetectionWorkload:
         self._config = config
         self._classes = train.classes
         self._source = source
-        self._ranks = ranks
         self._criterion = Criterion(
             network.config,
             config.loss,
@@ -54,22 +51,10 @@ class DetectionWorkload:
             num_ranks=ranks.num_ranks,
         )
         self._loader = TrainingLoader(train, config, rank=ranks.rank, num_ranks=ranks.num_ranks)
-        self._evaluator = None
+        self.can_be_evaluated = val is not None
         if val is not None:
-            settings = EvaluationSettings(
-                task=network.config.task,
-                input_size=config.model.input_size,
-                batch_size=min(config.data.batch_size, _MAX_EVALUATED),
-                num_threads=max(config.data.num_workers, 1),
-            )
-            # The first rank evaluates, and the others wait for it.
-            self._evaluator = Evaluator(val, settings) if ranks.is_first else None
-        self._can_be_evaluated = val is not None
-
-    @property
-    def can_be_evaluated(self) -> bool:
-        """Whether there are validation images."""
-        return self._can_be_evaluated
+            # What cannot be evaluated shows before anything is trained.
+            detection_evaluator(config, val)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -84,23 +69,6 @@ class DetectionWorkload:
         """The losses of a batch that is on the model's device."""
         terms = self._criterion(model(batch.images), batch.targets)
         return BatchLosses(terms.total, terms.scalars())
-
-    def evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
-        """Average precision on the validation images; None when stopped."""
-        return self._ranks.on_first(lambda: self._evaluate(network, watch))
-
-    def _evaluate(self, network: nn.Module, watch: Watch) -> dict[str, float] | None:
-        assert self._evaluator is not None
-        device, model = self._ranks.device, self._config.model
-        predictor = torch_predictor(
-            network,
-            task=self.network.config.task,
-            input_size=model.input_size,
-            device=device,
-            precision=self._config.runtime.precision if device.type == "cuda" else "float32",
-        )
-        evaluated = self._evaluator.evaluate(predictor, watch)
-        return None if evaluated is None else dict(evaluated.metrics.values)
 
     def tensors(self, batches: Sequence[DetectionBatch]) -> Mapping[str, Tensor]:
         """Images and targets of a step by name."""
@@ -125,6 +93,13 @@ class DetectionWorkload:
             input_size=self._config.model.input_size,
             metrics=metrics,
         )
+
+    def publish(self, weights: Path, stem: Path, metrics: Mapping[str, float]) -> None:
+        """Write what `save` wrote as `weights` once more, as `stem`, now that it has `metrics`."""
+        copy_into_place(weights.with_suffix(".safetensors"), stem.with_suffix(".safetensors"))
+        manifest = read_checkpoint_manifest(weights.with_suffix(".json"))
+        measured = manifest.model_copy(update={"metrics": dict(metrics)})
+        write_manifest(measured, stem.with_suffix(".json"))
 
     def close(self) -> None:
         """End the worker processes."""
