@@ -7,7 +7,12 @@ rtmdet models list
 
 import os
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+if TYPE_CHECKING:
+    from model.repository import RepositoryModel
+    from training.evaluation.predictors.graph import GraphRuntime
+    from training.measuring.opening import ServingRuntimes
 
 #: The caller's mistake.
 EXIT_MISTAKE = 2
@@ -43,6 +48,7 @@ def _run() -> None:
     from service.errors import ServiceError
     from service.version import VERSION
     from training.__main__ import app as training_app
+    from training.evaluation_command import add_evaluation
 
     app = typer.Typer(
         name="rtmdet",
@@ -65,6 +71,7 @@ def _run() -> None:
     ) -> None:
         """Detect boxes, instance masks and rotated boxes with the RTMDet family."""
 
+    add_evaluation(app, _serving_runtimes)
     for part in (service_app, model_app, training_app):
         app.registered_commands += part.registered_commands
         app.registered_groups += part.registered_groups
@@ -77,6 +84,27 @@ def _run() -> None:
     except (ServiceError, ValueError, OSError) as error:
         print(f"rtmdet: {error}", file=sys.stderr)  # noqa: T201 - this is a command line
         sys.exit(EXIT_MISTAKE)
+
+
+def _serving_runtimes() -> "ServingRuntimes":
+    """The runtimes that serve, for evaluation: it may not know of serving itself."""
+    from training.measuring.opening import ServingRuntimes
+
+    def open_serving(
+        runtime: str,
+        model: "RepositoryModel",
+        *,
+        precision: str | None,
+        outputs: tuple[str, ...] | None,
+    ) -> "GraphRuntime":
+        from service.settings import load_settings
+        from service.wiring import open_runtime
+
+        return open_runtime(
+            model, load_settings(runtime=runtime, precision=precision), outputs=outputs
+        )
+
+    return ServingRuntimes(("openvino",), open_serving)
 
 
 if __name__ == "__main__":

@@ -294,6 +294,7 @@ def _described(model: StoredModel) -> dict[str, Any]:
         "input_size": list(manifest.input_size),
         "versions": list(model.versions),
         "metrics": manifest.metrics,
+        "evaluations": [each.model_dump() for each in manifest.evaluations],
         "source": manifest.source.model_dump(exclude_none=True),
     }
 

@@ -101,11 +101,30 @@ class CheckpointManifest(_Value):
     metrics: dict[str, float] = {}
 
 
+class Evaluation(_Value):
+    """What an exported version reached, and how that was measured.
+
+    `dataset` is the data set's name, `split` the part of it that was evaluated. `settings` says
+    which post-processing: that of the published figures, or that of serving. `runtime` names
+    version, device and precision. `date` is a day, as in 2024-05-31. `metrics` are fractions.
+    """
+
+    dataset: str
+    split: str
+    num_images: int
+    num_instances: int
+    settings: Literal["published", "serving"]
+    runtime: str
+    date: str
+    metrics: dict[str, float]
+
+
 class VersionManifest(_Value):
     """What one version of a model is; versions may differ in everything, classes included.
 
     `files` maps a file of the version's folder to its sha256. `num_candidates` is how many
-    predictions the graph gives before suppression.
+    predictions the graph gives before suppression. `metrics` came with the weights; `evaluations`
+    were made of this very graph.
     """
 
     variant: str
@@ -119,6 +138,7 @@ class VersionManifest(_Value):
     files: dict[str, str]
     source: Source
     metrics: dict[str, float] = {}
+    evaluations: tuple[Evaluation, ...] = ()
 
     @field_validator("classes")
     @classmethod

@@ -60,8 +60,8 @@ class ModelRepository:
         """Every model, by name, also those whose manifest cannot be read."""
         return [self._describe(self._root / name) for name in self.names()]
 
-    def open(self, name: str) -> RepositoryModel:
-        """The newest version of a model, its graph checked against the manifest's digest.
+    def open(self, name: str, version: int | None = None) -> RepositoryModel:
+        """A version of a model, by default the newest, its graph checked against its digest.
 
         Raises RepositoryError: no repository, no such model, no version, a damaged file.
         """
@@ -70,12 +70,12 @@ class ModelRepository:
             raise RepositoryError(f"no model '{name}' in {self._root}{self._hint(name)}")
         folder = self._root / name
         try:
-            version, manifest = _newest(folder)
-            graph_path = folder / str(version) / GRAPH_FILE
+            number, manifest = _newest(folder) if version is None else _version(folder, version)
+            graph_path = folder / str(number) / GRAPH_FILE
             _require_digest(manifest, graph_path)
         except OSError as error:
             raise RepositoryError(f"{error.filename}: cannot be read: {error.strerror}") from error
-        return RepositoryModel(name, version, manifest, graph_path)
+        return RepositoryModel(name, number, manifest, graph_path)
 
     def require(self) -> None:
         """Raise RepositoryError unless there is a folder with a model in it."""
@@ -117,6 +117,21 @@ def versions_in(folder: Path) -> list[int]:
 
 def _newest(folder: Path) -> tuple[int, VersionManifest]:
     """The newest version that has a graph, and what the manifest says of it."""
+    described = _described(folder)
+    newest = max(described)
+    return newest, described[newest]
+
+
+def _version(folder: Path, version: int) -> tuple[int, VersionManifest]:
+    described = _described(folder)
+    if version not in described:
+        there = ", ".join(map(str, described))
+        raise RepositoryError(f"{folder}: it has no version {version}; there are: {there}")
+    return version, described[version]
+
+
+def _described(folder: Path) -> dict[int, VersionManifest]:
+    """The versions that have a graph, ascending, and what the manifest says of them."""
     try:
         manifest = read_model_manifest(folder / MANIFEST_FILE)
     except ManifestError as error:
@@ -124,13 +139,13 @@ def _newest(folder: Path) -> tuple[int, VersionManifest]:
     if manifest.name != folder.name:
         raise RepositoryError(f"{folder}: its manifest is of a model '{manifest.name}'")
     present = [v for v in versions_in(folder) if (folder / str(v) / GRAPH_FILE).is_file()]
-    described = [v for v in present if v in manifest.versions]
+    described = {v: manifest.versions[v] for v in present if v in manifest.versions}
     if not described:
         raise RepositoryError(
             f"{folder}: no version with a {GRAPH_FILE} that its manifest describes; "
             "export the model again"
         )
-    return described[-1], manifest.versions[described[-1]]
+    return described
 
 
 def _require_digest(manifest: VersionManifest, graph_path: Path) -> None:

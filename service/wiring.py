@@ -33,8 +33,14 @@ def build_detector(settings: Settings) -> Detector:
     return Detector(registry, workers, limits)
 
 
-def open_runtime(source: RepositoryModel, settings: Settings) -> Runtime:
-    """The runtime that the settings choose, holding one model."""
+def open_runtime(
+    source: RepositoryModel, settings: Settings, *, outputs: tuple[str, ...] | None = None
+) -> Runtime:
+    """The runtime that the settings choose, holding one model.
+
+    `outputs` names tensors of the graph to be given instead of its own outputs; evaluation opens
+    so what candidates are selected from.
+    """
     if settings.runtime == "fake":
         from service.runtime.fake import FakeRuntime
 
@@ -47,4 +53,5 @@ def open_runtime(source: RepositoryModel, settings: Settings) -> Runtime:
         input_size=source.manifest.input_size,
         precision=settings.precision,
         num_threads=settings.inference_threads,
+        outputs=outputs,
     )

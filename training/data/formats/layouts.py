@@ -4,6 +4,7 @@ Only names of files are looked at here, and YOLO's `data.yaml`. The readers of w
 the siblings `coco`, `dota` and `yolo`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -69,20 +70,47 @@ def find_data(path: Path, task: Task) -> DataSources:
     """
     if not path.exists():
         raise ValueError(f"{path}: there is no such folder")
-    for find in _FINDERS:
+    for find in _finders(task):
         train = find(path, "train")
         if train is not None:
-            if task == "instance" and train.format == "dota":
-                raise ValueError(
-                    f"{path}: a DOTA data set has no outlines of instances; train a rotated model "
-                    "on it, or give COCO JSON or YOLO polygons"
-                )
+            _require_suited(path, train, task)
             return DataSources(train, find(path, "val"))
     missing = near_miss(
         path, _is_data_set, train_names=_SPLIT_NAMES["train"], labels_of_dota=LABELS_OF_DOTA
     )
     what = f"no data set is recognised here{f': {missing}' if missing else ''}"
     raise ValueError(f"{path}: {what}; understood are {UNDERSTOOD}")
+
+
+def find_split(path: Path, split: Split, task: Task) -> DataSource:
+    """One split of the data set at `path`, which may also be a COCO JSON file itself.
+
+    Raises ValueError as `find_data` does, and where there is no such split.
+    """
+    if path.is_file() and path.suffix == ".json":
+        root = path.parent.parent if path.parent.name == "annotations" else path.parent
+        return _coco_source(root, split, path)
+    for find in _finders(task) if path.exists() else ():
+        found = find(path, split)
+        if found is not None:
+            _require_suited(path, found, task)
+            return found
+    sources = find_data(path, task)
+    raise ValueError(
+        f"{path}: it has no split '{split}' ({sources.train.format.upper()}, with train alone)"
+    )
+
+
+def _require_suited(path: Path, source: DataSource, task: Task) -> None:
+    if task == "instance" and source.format == "dota":
+        raise ValueError(
+            f"{path}: a DOTA data set has no outlines of instances; train a rotated model "
+            "on it, or give COCO JSON or YOLO polygons"
+        )
+
+
+def _finders(task: Task) -> tuple[Callable[[Path, Split], DataSource | None], ...]:
+    return _FINDERS_OF_ROTATED if task == "rotated" else _FINDERS
 
 
 def _is_data_set(path: Path) -> bool:
@@ -97,14 +125,16 @@ def _is_data_set(path: Path) -> bool:
 
 def _find_coco(root: Path, split: Split) -> DataSource | None:
     annotations = _coco_file(root, split)
-    if annotations is None:
-        return None
+    return None if annotations is None else _coco_source(root, split, annotations)
+
+
+def _coco_source(root: Path, split: Split, annotations: Path) -> DataSource:
     stem = annotations.stem.removeprefix("instances_")
     names = dict.fromkeys((stem, *_SPLIT_NAMES[split]))
     candidates = [annotations.parent] if annotations.name.startswith("_") else []
     for base in dict.fromkeys((root, root / "images", annotations.parent)):
         candidates += [base / name for name in names]
-    candidates += [root / "images", root]
+    candidates += [*(root / name / "images" for name in names), root / "images", root]
     folders = tuple(folder for folder in candidates if folder.is_dir())
     return DataSource("coco", split, (annotations,), folders)
 
@@ -173,3 +203,5 @@ def _listed_names(root: Path) -> tuple[str, ...] | None:
 
 
 _FINDERS = (_find_coco, _find_dota, _find_yolo)
+#: Where several formats annotate the same images, DOTA's has the rotated boxes.
+_FINDERS_OF_ROTATED = (_find_dota, _find_coco, _find_yolo)

@@ -1,0 +1,228 @@
+"""The command `rtmdet eval`: how good a model is, by the standard figures.
+
+rtmdet eval rtmdet-nano-shapes --data shapes/ --settings serving
+rtmdet eval runs/shop --data shop/ --report shop.html
+
+Exit codes: 0, 2 for the caller's mistakes, unreadable images included, 130 when interrupted, 1 for
+anything else.
+"""
+
+import json as json_format
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from model.checkpoints.class_names import parse_classes
+from model.command_line import one_line_errors, parse_input_size
+
+if TYPE_CHECKING:
+    from training.measuring.detectors import DataChoice, MeasuredDetector
+    from training.measuring.measurement import Measurement
+    from training.measuring.opening import Running, ServingRuntimes
+    from training.measuring.subjects import Subject
+
+Repository = Annotated[
+    Path, typer.Option(envvar="RTMDET_MODEL_REPOSITORY", help="Folder of exported models.")
+]
+
+_EXAMPLE = "Example: rtmdet eval rtmdet-tiny-coco --data coco --settings serving --json"
+
+
+def add_evaluation(app: typer.Typer, serving: "Callable[[], ServingRuntimes]") -> None:
+    """Add the command `eval` to `app`; `serving` gives the runtimes that serve, when asked."""
+
+    @app.command("eval", epilog=_EXAMPLE)
+    @one_line_errors
+    def evaluate(  # noqa: PLR0913 - one parameter for each option of the command
+        what: Annotated[
+            str,
+            typer.Argument(
+                help="A run's folder, a checkpoint, a model of the repository (NAME or NAME:2), "
+                "or an exported model's folder."
+            ),
+        ],
+        data: Annotated[
+            Path, typer.Option(help="A data set: COCO, DOTA, YOLO; of a classifier, folders.")
+        ],
+        split: Annotated[Literal["val", "train"], typer.Option(help="Which images.")] = "val",
+        settings: Annotated[
+            Literal["published", "serving"],
+            typer.Option(help="Post-processing of the published figures, or exactly serving's."),
+        ] = "published",
+        runtime: Annotated[
+            str | None,
+            typer.Option(help="torch (weights), openvino (exported models), or onnxruntime."),
+        ] = None,
+        precision: Annotated[
+            Literal["auto", "float32", "bf16", "f16"] | None,
+            typer.Option(help="Where the runtime has it (default: what it serves with)."),
+        ] = None,
+        device: Annotated[str | None, typer.Option(help="Of torch: cpu, cuda or cuda:1.")] = None,
+        max_images: Annotated[
+            int | None, typer.Option(min=1, help="At most so many, spread over the whole set.")
+        ] = None,
+        batch_size: Annotated[int, typer.Option(min=1, help="Images at once, in torch.")] = 8,
+        input_size: Annotated[
+            str | None, typer.Option(help="Of weights: 640, or HEIGHTxWIDTH (default: theirs).")
+        ] = None,
+        model: Annotated[
+            str | None, typer.Option(help="Variant of a .pth (default: seen from the weights).")
+        ] = None,
+        classes: Annotated[
+            str | None, typer.Option(help="Of a .pth: coco, dota, names by commas, or a file.")
+        ] = None,
+        tile: Annotated[
+            int | None, typer.Option(min=32, help="Cut large images into patches of that side.")
+        ] = None,
+        overlap: Annotated[
+            int, typer.Option(min=0, help="Pixels that neighbouring patches share.")
+        ] = 200,
+        skip_unreadable: Annotated[
+            bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
+        ] = False,
+        detections: Annotated[
+            Path | None,
+            typer.Option(help="Write what was found: COCO's .json; of rotated boxes DOTA's .zip."),
+        ] = None,
+        report: Annotated[
+            Path | None, typer.Option(help="Write curves and the worst images as one .html.")
+        ] = None,
+        record: Annotated[
+            bool, typer.Option("--record", help="Write the figures into the model's manifest.")
+        ] = False,
+        repository: Repository = Path("triton_repo"),
+        json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
+    ) -> None:
+        """Measure a model on annotated images: average precision, or top-1 and top-5."""
+        from training.measuring.detectors import DataChoice
+        from training.measuring.opening import Running
+        from training.measuring.subjects import find_subject
+
+        outputs = Outputs(detections, report, record=record, json=json)
+        outputs.require_writable()
+        running = Running(
+            runtime=runtime,
+            precision=precision,
+            device=device,
+            postprocess=settings,
+            variant=model,
+            classes=None if classes is None else parse_classes(classes),
+            input_size=parse_input_size(input_size),
+        )
+        choice = DataChoice(
+            path=data,
+            split=split,
+            max_images=max_images,
+            batch_size=batch_size,
+            patches=None if tile is None else (tile, overlap),
+            skips_unreadable=skip_unreadable,
+        )
+        if tile is not None and overlap >= tile:
+            raise ValueError(f"--overlap {overlap}: patches of {tile} pixels must share less")
+        with ExitStack() as stack:
+            _measure(find_subject(what, repository), running, choice, serving(), outputs, stack)
+
+
+class Outputs:
+    """What becomes of a measurement."""
+
+    def __init__(
+        self, detections: Path | None, report: Path | None, *, record: bool, json: bool
+    ) -> None:
+        self.detections = detections
+        self.report = report
+        self.record = record
+        self.json = json
+
+    def require_writable(self) -> None:
+        """Raise ValueError for a file that cannot be written: better now than at the end."""
+        if self.report is not None and self.report.suffix != ".html":
+            raise ValueError(f"--report {self.report}: the report goes into a file NAME.html")
+        for option, path in (("--detections", self.detections), ("--report", self.report)):
+            if path is None:
+                continue
+            if path.is_dir():
+                raise ValueError(f"{option} {path}: is a folder; name a file")
+            if not path.parent.is_dir():
+                raise ValueError(f"{option} {path}: there is no folder {path.parent}")
+            if not os.access(path.parent, os.W_OK):
+                raise ValueError(f"{option} {path}: the folder cannot be written")
+
+
+def _measure(
+    subject: "Subject",
+    running: "Running",
+    choice: "DataChoice",
+    serving: "ServingRuntimes",
+    outputs: Outputs,
+    stack: ExitStack,
+) -> None:
+    from model.repository import RepositoryModel
+    from training.measuring.opening import require_runtime
+    from training.measuring.subjects import WeightsFile
+
+    require_runtime(subject, running.runtime, serving)
+    if outputs.record and not isinstance(subject, RepositoryModel):
+        raise ValueError("--record: weights have no manifest of evaluations; export them first")
+    if isinstance(subject, WeightsFile) and subject.path.suffix != ".safetensors":
+        from training.measuring.classifiers import is_classifier, measure_classifier
+
+        if is_classifier(subject.path):
+            _refuse_what_detectors_have(choice, outputs)
+            _print(measure_classifier(subject, running, choice, stack), as_json=outputs.json)
+            return
+    from training.measuring.detectors import measure_detector
+
+    measured = measure_detector(subject, running, choice, serving, stack)
+    _write(measured, subject, outputs)
+    _print(measured.measurement, as_json=outputs.json)
+
+
+def _refuse_what_detectors_have(choice: "DataChoice", outputs: Outputs) -> None:
+    given = {
+        "--tile": choice.patches,
+        "--detections": outputs.detections,
+        "--report": outputs.report,
+    }
+    for option, value in given.items():
+        if value is not None:
+            raise ValueError(f"{option} concerns detectors, and this is a classifier")
+
+
+def _write(measured: "MeasuredDetector", subject: "Subject", outputs: Outputs) -> None:
+    from model.repository import RepositoryModel
+    from training.measuring.detection_files import write_detections
+    from training.measuring.recording import record
+
+    if outputs.detections is not None:
+        left_out = write_detections(outputs.detections, measured.evaluated, measured.images)
+        if left_out:
+            _say(f"{left_out:,} detections of classes that the data do not list are not in it")
+        _say(f"detections: {outputs.detections}")
+    if outputs.record:
+        assert isinstance(subject, RepositoryModel)
+        record(subject, measured.measurement.as_evaluation())
+        _say(f"recorded in the manifest of {subject.name} version {subject.version}")
+
+
+def _print(measurement: "Measurement", *, as_json: bool) -> None:
+    from training.measuring.tables import print_measurement
+
+    for line in measurement.remarks:
+        _say(line)
+    for line in measurement.unreadable:
+        _say(f"left out: {line}")
+    if measurement.unreadable:
+        _say(f"{len(measurement.unreadable)} images could not be read and were left out")
+    if as_json:
+        typer.echo(json_format.dumps(measurement.as_json()))
+    else:
+        print_measurement(measurement)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)

@@ -1,0 +1,97 @@
+"""A measurement as tables for a terminal."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from training.measuring.measurement import Measurement
+
+#: Columns where output is no terminal, so that no line is broken.
+_WIDE = 200
+
+#: Metrics' names after that of their kind, and what people call them, in order.
+_TITLES = {
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ap50_voc07": "AP50, VOC07",
+    "ap_small": "AP, small",
+    "ap_medium": "AP, medium",
+    "ap_large": "AP, large",
+    "ap50_small": "AP50, small",
+    "ap50_medium": "AP50, medium",
+    "ap50_large": "AP50, large",
+    "ar1": "AR, 1 detection",
+    "ar10": "AR, 10 detections",
+    "ar100": "AR, 100 detections",
+    "ar_small": "AR, small",
+    "ar_medium": "AR, medium",
+    "ar_large": "AR, large",
+}
+
+#: Those that stand beside every class.
+_OF_CLASSES = ("ap", "ap50", "ap75")
+
+_KINDS = ("box", "mask", "rotated")
+
+
+def print_measurement(measurement: Measurement) -> None:
+    """Print all figures, by size, by class, and what was measured with what."""
+    console = Console(highlight=False, soft_wrap=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDE)
+    for name, text in measurement.facts().items():
+        console.print(f"{name:<9} {text}", markup=False, soft_wrap=True)
+    console.print()
+    kinds = [kind for kind in _KINDS if f"{kind}_ap" in measurement.metrics.values]
+    if kinds:
+        console.print(_detector_figures(measurement, kinds))
+        console.print()
+        console.print(_detector_classes(measurement, kinds))
+    else:
+        console.print(_classifier_figures(measurement))
+
+
+def _detector_figures(measurement: Measurement, kinds: Sequence[str]) -> Table:
+    table = _table("ALL CLASSES", *(kind.upper() for kind in kinds))
+    values = measurement.metrics.values
+    names = {name.partition("_")[2] for name in values}
+    known = [name for name in _TITLES if name in names]
+    for name in [*known, *sorted(names - set(known))]:
+        cells = (_figure(values.get(f"{kind}_{name}")) for kind in kinds)
+        table.add_row(_TITLES.get(name, name), *cells)
+    return table
+
+
+def _detector_classes(measurement: Measurement, kinds: Sequence[str]) -> Table:
+    titles = [f"{kind.upper()} {_TITLES[name]}" for kind in kinds for name in _OF_CLASSES]
+    table = _table("CLASS", "INSTANCES", "DETECTIONS", *titles)
+    for name, counts in measurement.counts.items():
+        values = measurement.metrics.per_class.get(name, {})
+        figures = [_figure(values.get(f"{kind}_{each}")) for kind in kinds for each in _OF_CLASSES]
+        table.add_row(name, f"{counts.instances:,}", f"{counts.detections or 0:,}", *figures)
+    return table
+
+
+def _classifier_figures(measurement: Measurement) -> Table:
+    table = _table("CLASS", "IMAGES", "TOP-1", "TOP-5")
+    metrics = measurement.metrics
+    rows = [("all", metrics.num_images, metrics.values)]
+    for name, counts in measurement.counts.items():
+        rows.append((name, counts.instances, metrics.per_class.get(name, {})))
+    for name, count, values in rows:
+        table.add_row(name, f"{count:,}", _figure(values.get("top1")), _figure(values.get("top5")))
+    return table
+
+
+def _table(first: str, *others: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(first, overflow="fold")
+    for name in others:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"
