@@ -29,7 +29,7 @@ from training.criterion import Criterion
 from training.data.formats.layouts import DataSource, find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.loading import TrainingLoader
-from training.data.synthetic.data_set import write_shapes
+from training.data.synthetic.data_set import ShapesPlan, write_shapes
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import EvaluationSettings, Evaluator
 from training.evaluation.predictors.torch_network import torch_predictor
@@ -109,11 +109,7 @@ def write_lesson(folder: Path, task: Task, *, num_train: int, num_val: int) -> L
     """
     write_shapes(
         folder / "set",
-        num_train=num_train,
-        num_val=num_val,
-        size=SIZE,
-        layout="dota" if task == "rotated" else "coco",
-        draw=scene,
+        ShapesPlan(num_train=num_train, num_val=num_val, size=SIZE, draw=scene),
     )
     sources = find_data(folder / "set", task)
 

@@ -23,7 +23,7 @@ from tests.plain_scenes import SHAPE_NAMES, scene
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.images import UnreadableImage
-from training.data.synthetic.data_set import split_scenes, write_shapes
+from training.data.synthetic.data_set import ShapesPlan, split_scenes, write_shapes
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import Evaluated, EvaluationSettings, Evaluator, truth_of
 from training.evaluation.inference import read_input
@@ -176,7 +176,8 @@ def one_thread() -> Iterator[None]:
 
 def write_plain(folder: Path, *, num_val: int, layout: str = "coco") -> None:
     """Scenes of at most four shapes, none of which hides another."""
-    write_shapes(folder, num_train=1, num_val=num_val, size=SIZE, seed=0, layout=layout, draw=scene)
+    plan = ShapesPlan(num_train=1, num_val=num_val, size=SIZE, layout=layout, draw=scene)
+    write_shapes(folder, plan)
 
 
 @pytest.fixture(scope="module")

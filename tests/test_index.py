@@ -22,14 +22,14 @@ from tests.data_sets import (
     write_lines,
     write_yolo,
 )
-from tests.plain_scenes import SHAPE_NAMES
 from training.data.annotations import AnnotatedImages
 from training.data.formats.checks import BrokenData
 from training.data.formats.instance_checks import NO_AREA, OUTSIDE, REACHES_OUT, TOO_SMALL
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.indexing.recording import SHORT_SIDED, UNUSED_CLASS, WITHOUT_BOXES
-from training.data.synthetic.data_set import ShapesLayout, split_scenes, write_shapes
+from training.data.synthetic.data_set import ShapesLayout, ShapesPlan, split_scenes, write_shapes
+from training.data.synthetic.outlines import SHAPE_NAMES
 
 
 @pytest.fixture
@@ -386,7 +386,7 @@ UPRIGHT_LAYOUTS: list[tuple[ShapesLayout, Task]] = [
 def test_index__has_the_boxes_of_synthetic_scenes(
     folder: Path, layout: ShapesLayout, task: Task
 ) -> None:
-    write_shapes(folder, num_train=3, num_val=1, layout=layout)
+    write_shapes(folder, ShapesPlan(num_train=3, num_val=1, size=160, layout=layout))
 
     index = index_of(folder, task)
 
@@ -398,7 +398,7 @@ def test_index__has_the_boxes_of_synthetic_scenes(
 def test_index__has_the_rotated_boxes_of_synthetic_scenes(
     folder: Path, layout: ShapesLayout
 ) -> None:
-    write_shapes(folder, num_train=3, num_val=1, layout=layout)
+    write_shapes(folder, ShapesPlan(num_train=3, num_val=1, size=160, layout=layout))
 
     index = index_of(folder, "rotated")
 
@@ -410,7 +410,7 @@ def test_index__has_the_rotated_boxes_of_synthetic_scenes(
 
 @pytest.mark.parametrize("layout", ["coco", "dota", "yolo"])
 def test_index__has_the_classes_of_synthetic_scenes(folder: Path, layout: ShapesLayout) -> None:
-    write_shapes(folder, num_train=3, num_val=1, layout=layout)
+    write_shapes(folder, ShapesPlan(num_train=3, num_val=1, size=160, layout=layout))
 
     index = index_of(folder)
 

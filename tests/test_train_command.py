@@ -22,9 +22,11 @@ from model.manifest import Source
 from model.rtmdet import build_rtmdet
 from tests.conftest import PROJECT
 from tests.data_sets import coco_content, write_coco
+from tests.plain_scenes import scene
 from training.__main__ import app
 from training.checkpoint import CheckpointStore, TrainingState
-from training.data.synthetic.data_set import write_shapes
+from training.data.synthetic.data_set import ShapesPlan, write_shapes
+from training.data.synthetic.outlines import SHAPE_NAMES
 from training.interruption import EXIT_INTERRUPTED
 from training.run.launch import EXIT_MISTAKE, launch
 from training.run.progress import current_records, read_records
@@ -50,7 +52,7 @@ TOTAL_STEPS = 20
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """20 training and 4 validation images in COCO's layout."""
     folder = tmp_path_factory.mktemp("data") / "shapes"
-    write_shapes(folder, num_train=20, num_val=4, size=96, seed=3, layout="coco")
+    write_shapes(folder, ShapesPlan(num_train=20, num_val=4, size=96, seed=3, draw=scene))
     return folder
 
 
@@ -141,7 +143,7 @@ def test_train__leaves_everything_that_is_promised(whole_run: Path) -> None:
     network, manifest = load_checkpoint(whole_run / "last.safetensors")
     assert manifest.source.command is not None
     assert "--set=schedule.epochs=4" in manifest.source.command
-    assert network.config.num_classes == 4
+    assert network.config.num_classes == len(SHAPE_NAMES)
     assert manifest.classes == ("rectangle", "ellipse", "triangle", "star")
     assert manifest.source.kind == "trained"
     assert (whole_run / "best.safetensors").is_file()
@@ -313,7 +315,7 @@ def test_train__nothing_to_resume(tmp_path: Path) -> None:
 
 def test_train__broken_data_leave_no_run_behind(tmp_path: Path, shapes: Path) -> None:
     data = tmp_path / "data"
-    write_shapes(data, num_train=3, num_val=1, size=64, seed=0, layout="coco")
+    write_shapes(data, ShapesPlan(num_train=3, num_val=1, size=64, seed=0, draw=scene))
     file = data / "annotations" / "instances_train.json"
     content = json.loads(file.read_text())
     content["annotations"][0]["category_id"] = 77
@@ -349,7 +351,7 @@ def tiny_run(data: Path, out: Path) -> list[str]:
 
 def test_train__changed_data_are_not_resumed(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    write_shapes(data, ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
     complete(*tiny_run(data, out))
     file = data / "annotations" / "instances_train.json"
     file.write_text(file.read_text() + " ")
@@ -363,7 +365,7 @@ def test_train__changed_data_are_not_resumed(tmp_path: Path) -> None:
 
 def test_train__changed_data_of_a_run_without_weights_are_not_resumed(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    write_shapes(data, ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
     complete(*tiny_run(data, out))
     for weights in [*out.glob("best.*"), *out.glob("last.*")]:
         weights.unlink()
@@ -374,7 +376,7 @@ def test_train__changed_data_of_a_run_without_weights_are_not_resumed(tmp_path: 
 
 def test_train__killed_between_two_splits_reads_the_second(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    write_shapes(data, ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
     complete(*tiny_run(data, out))
     shutil.rmtree(out / "index" / "val")
     shutil.rmtree(out / "checkpoints")
@@ -385,7 +387,7 @@ def test_train__killed_between_two_splits_reads_the_second(tmp_path: Path) -> No
 def test_train__relative_data_are_found_again_from_anywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_shapes(tmp_path / "data", num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    write_shapes(tmp_path / "data", ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
     (tmp_path / "inside").mkdir()
     monkeypatch.chdir(tmp_path / "inside")
     result = CliRunner().invoke(app, ["train", *tiny_run(Path("../data"), Path("../run"))])
@@ -398,7 +400,7 @@ def test_train__relative_data_are_found_again_from_anywhere(
 
 def test_train__without_validation_images_keeps_the_last_weights(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
-    write_shapes(data, num_train=4, num_val=1, size=64, seed=0, layout="coco")
+    write_shapes(data, ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
     (data / "annotations" / "instances_val.json").unlink()
     result = CliRunner().invoke(app, ["train", *tiny_run(data, out)])
     assert result.exit_code == 0, result.stderr
