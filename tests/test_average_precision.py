@@ -40,6 +40,20 @@ def test_average_precision__has_boxes_alone_for_a_detector():
     assert set(metrics.values) == {f"box_{name}" for name in STATISTICS}
 
 
+def test_average_precision__has_rotated_figures_by_size_too():
+    large = (80, 80, 150, 100, 0.2)
+    names = rotated_metrics([(0, BOX, False), (1, large, False)], [])
+
+    assert set(names) == {
+        "rotated_ap",
+        "rotated_ap50",
+        "rotated_ap75",
+        "rotated_ap50_voc07",
+        "rotated_ap_small",
+        "rotated_ap_large",
+    }
+
+
 def test_average_precision__leaves_out_a_class_that_is_never_to_be_found():
     truth, found = CASE.packed()
 

@@ -41,7 +41,8 @@ class Metrics:
     `box_ap` (0.50:0.95), `box_ap50`, `box_ap75`, `box_ap_small`, `box_ap_medium`, `box_ap_large`,
     and average recalls `box_ar1`, `box_ar10`, `box_ar100` (with so many detections in an image),
     `box_ar_small`, `box_ar_medium`, `box_ar_large`; the same with `mask_` for instance models;
-    `rotated_ap`, `rotated_ap50`, `rotated_ap75` and `rotated_ap50_voc07` for rotated ones.
+    `rotated_ap`, `rotated_ap50`, `rotated_ap75`, `rotated_ap50_voc07` and `rotated_ap_small`,
+    `rotated_ap_medium`, `rotated_ap_large` for rotated ones.
     """
 
     values: dict[str, float]

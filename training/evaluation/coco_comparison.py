@@ -7,6 +7,7 @@ bounded by the largest class.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -68,7 +69,8 @@ def compared(
 def _rows_by_label(labels: Ints, num_classes: int) -> list[_Rows]:
     """The rows of each label, in their order."""
     order = np.argsort(labels, kind="stable")
-    return np.split(order, np.searchsorted(labels[order], np.arange(1, num_classes)))
+    starts = np.searchsorted(labels[order], np.arange(num_classes + 1)).tolist()
+    return [order[start:stop] for start, stop in pairwise(starts)]
 
 
 def _tables(
