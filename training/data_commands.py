@@ -17,12 +17,15 @@ import typer
 
 from model.command_line import EXIT_MISTAKE, one_line_errors
 from model.durable import move_into_place, part_of
+from training.data_check_command import EXAMPLE as CHECK_EXAMPLE
+from training.data_check_command import check
 
 if TYPE_CHECKING:
     from training.data.formats.layouts import DataSource
     from training.data.formats.tiling import Tiling
 
-data = typer.Typer(help="Prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(help="Check and prepare data sets.", no_args_is_help=True, rich_markup_mode=None)
+data.command(epilog=" ".join(CHECK_EXAMPLE.split()))(check)
 
 #: Says, while the work lasts, for what it is done.
 _ASKED_FILE = "asked.json"

@@ -1,0 +1,121 @@
+"""The doctor for data sets: `rtmdet data check`.
+
+    rtmdet data check shop --recipe rtmdet-ins-tiny-finetune --html shop.html
+
+It prints a table, or JSON; progress goes to stderr. Exit codes: 0 where training would begin, 1
+where it would be refused, or stop since too many images cannot be decoded, 2 for the caller's
+mistakes.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from model.command_line import EXIT_MISTAKE, one_line_errors, parse_input_size
+
+if TYPE_CHECKING:
+    from training.data.checking.check import Checked, Request
+    from training.data.checking.images import Reading
+    from training.data.checking.report import CheckReport
+
+EXAMPLE = """Example: rtmdet data check shop --recipe rtmdet-tiny-finetune --html shop.html. The
+exit code is 0 where training would begin, and 1 where it would not."""
+
+#: The data must be mended.
+EXIT_REFUSED = 1
+assert EXIT_REFUSED != EXIT_MISTAKE
+
+#: Lines of a table that goes into a file.
+_FILE_WIDTH = 140
+
+
+@one_line_errors
+def check(  # noqa: PLR0913 - one parameter for each option of the command
+    path: Annotated[Path, typer.Argument(help="A data set: COCO, DOTA or YOLO.")],
+    task: Annotated[
+        Literal["detect", "instance", "rotated"] | None,
+        typer.Option(help="What is to be trained; by default what the annotations suggest."),
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="The recipe that is to train: its task, size and settings.")
+    ] = None,
+    input_size: Annotated[
+        str | None, typer.Option(help="The network's input, as in 640 or 416x640.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+    html: Annotated[
+        Path | None, typer.Option(help="Write a page with drawn samples to this file.")
+    ] = None,
+    decodes: Annotated[
+        bool, typer.Option("--decode/--no-decode", help="Decode images, or look at heads alone.")
+    ] = True,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Images decoded at once; by default one a core.")
+    ] = None,
+    max_images: Annotated[
+        int | None,
+        typer.Option(min=1, help="Open so many images of a split; annotations are all read."),
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 for anything but notes.")
+    ] = False,
+) -> None:
+    """Find what is wrong with a data set before a GPU is taken."""
+    from training.data.checking.check import Request
+    from training.data.checking.images import Reading
+
+    if html is not None and html.is_dir():
+        raise ValueError(f"{html}: is a folder; --html names the file of the page")
+    request = Request(path, task, recipe, parse_input_size(input_size))
+    checked = _checked(request, Reading(jobs or _num_cores(), decodes, max_images))
+    _show(checked.report, as_json=json)
+    if html is not None:
+        _write_page(html, checked)
+    report = checked.report
+    is_spoilt = bool(report.count_of("error") or report.count_of("warning"))
+    if report.refused or report.stops or (strict and is_spoilt):
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _checked(request: "Request", reading: "Reading") -> "Checked":
+    from training.data.checking.check import check_data
+    from training.data.checking.progress import ProgressLine, quiet_decoders
+
+    progress = ProgressLine()
+    try:
+        with quiet_decoders():
+            return check_data(request, reading, progress)
+    finally:
+        progress.close()
+
+
+def _show(report: "CheckReport", *, as_json: bool) -> None:
+    from rich.console import Console
+
+    from training.data.checking.table import print_report
+
+    if as_json:
+        typer.echo(report.as_json())
+        return
+    width = None if sys.stdout.isatty() else _FILE_WIDTH
+    print_report(report, Console(width=width, highlight=False))
+
+
+def _write_page(file: Path, checked: "Checked") -> None:
+    from training.data.checking.page import write_page
+    from training.data.checking.progress import quiet_decoders
+
+    try:
+        with quiet_decoders():
+            write_page(file, checked)
+    except OSError as error:
+        raise ValueError(f"{file}: the page cannot be written: {error.strerror}") from error
+    typer.echo(f"the page: {file}", err=True)
+
+
+def _num_cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
