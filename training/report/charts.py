@@ -29,6 +29,10 @@ NUM_STYLES = 8
 _MAX_TOLD = 60
 
 
+#: How a line is drawn.
+Look = int | Literal["mean", "faint"]
+
+
 @dataclass(frozen=True, eq=False)
 class Line:
     """Values `y` over `x` [n]; where `y` is not finite the line is broken.
@@ -40,7 +44,7 @@ class Line:
     name: str
     x: NDArray[np.floating]
     y: NDArray[np.floating]
-    look: int | Literal["mean", "faint"]
+    look: Look
 
 
 @dataclass(frozen=True)

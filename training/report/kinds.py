@@ -27,7 +27,7 @@ class Kind:
         return "#{:02x}{:02x}{:02x}".format(*self.colour)
 
 
-RIGHT = Kind("right", "", (0, 158, 115), 1, (), "overlaps an instance of its class")
+RIGHT = Kind("right", "", (60, 205, 150), 1, (), "overlaps an instance of its class")
 MISSED = Kind("missed", "M", (213, 94, 0), 2, (9, 5), "an instance without a right detection")
 CONFUSED = Kind(
     "confused", "C", (86, 180, 233), 2, (10, 4, 2, 4), "on an instance of another class"
@@ -44,7 +44,7 @@ FALSE = Kind("false", "F", (204, 121, 167), 3, (), "nothing of that kind is ther
 DUPLICATE = Kind(
     "duplicate", "D", (235, 235, 235), 1, (4, 4), "on an instance that a stronger detection has"
 )
-NEITHER = Kind("not counted", "", (150, 150, 150), 1, (1, 4), "a crowd or a difficult instance")
+NEITHER = Kind("not counted", "", (200, 200, 200), 1, (2, 5), "a crowd or a difficult instance")
 
 OF_VERDICT = {
     Verdict.RIGHT: RIGHT,

@@ -26,7 +26,7 @@ _QUALITIES = (88, 80, 70, 55, 40, 25, 10)
 #: Remarks that are written below a picture.
 _MAX_REMARKS = 14
 
-_FILL_OPACITY = 0.25
+_FILL_OPACITY = 0.18
 
 
 @dataclass(frozen=True)

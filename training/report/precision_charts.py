@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from training.evaluation.curves import Curve, over_all_classes
 from training.evaluation.mistakes import F1Curve, Judged, Verdict
-from training.report.charts import NUM_STYLES, Line, Mark, column_chart, line_chart
+from training.report.charts import NUM_STYLES, Line, Look, Mark, column_chart, line_chart
 from training.report.svg import Axis
 
 #: Classes that have lines of their own, with names, where there are more than that.
@@ -103,8 +103,10 @@ def reliability(judged: Judged) -> Markup:
     )
 
 
-def _line(name: str, curve: Curve, look: object) -> Line:
-    return Line(name, curve.recalls, curve.precisions, look)  # type: ignore[arg-type]
+def _line(name: str, curve: Curve, look: Look) -> Line:
+    # A line ends where its recall does.
+    precisions = np.where(curve.precisions > 0, curve.precisions, np.nan)
+    return Line(name, curve.recalls, precisions, look)
 
 
 def _binned(judged: Judged) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

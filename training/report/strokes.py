@@ -49,14 +49,14 @@ class Tags:
         if right < 0 or bottom < 0 or left > picture.shape[1] or top > picture.shape[0]:
             return
         (width, height), below = cv2.getTextSize(text, _FONT, _FONT_SIZE, 1)
-        width, height = width + 4, height + below + 2
+        width, height = width + 6, height + below + 4
         spots = [self._inside(picture, x, y, width, height) for x, y in _corners(points, height)]
         x, y = next((spot for spot in spots if self._is_free(*spot, width, height)), spots[0])
         self._taken.append((x, y, width, height))
-        cv2.rectangle(picture, (x, y), (x + width, y + height), _DARK, -1)
-        place = (x + 2, y + height - below)
-        ink = kind.colour[::-1]
-        cv2.putText(picture, text, place, _FONT, _FONT_SIZE, ink, 1, cv2.LINE_AA)
+        cv2.rectangle(picture, (x, y), (x + width, y + height), kind.colour[::-1], -1)
+        cv2.rectangle(picture, (x, y), (x + width, y + height), _DARK, 1)
+        place = (x + 3, y + height - below)
+        cv2.putText(picture, text, place, _FONT, _FONT_SIZE, _DARK, 1, cv2.LINE_AA)
 
     @staticmethod
     def _inside(picture: Picture, x: float, y: float, width: int, height: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 
 #: Measures of a chart in its own units; wide enough for text of 13 to be legible on a phone.
 WIDTH, HEIGHT = 440, 290
-LEFT, RIGHT, TOP, BOTTOM = 54, 14, 12, 46
+LEFT, RIGHT, TOP, BOTTOM = 66, 20, 12, 46
 
 
 def element(name: str, *children: str, **attributes: object) -> Markup:

@@ -20,9 +20,9 @@ _TITLES = {
     "ap50": "AP50",
     "ap75": "AP75",
     "ap50_voc07": "AP50 (VOC 2007)",
-    "ar1": "AR, 1",
-    "ar10": "AR, 10",
-    "ar100": "AR, 100",
+    "ar1": "AR@1",
+    "ar10": "AR@10",
+    "ar100": "AR@100",
 }
 
 #: Detections of these kinds are wrong, in the order of the columns.
@@ -125,13 +125,18 @@ def size_table(judged: Judged, metrics: Metrics) -> Table:
         if any(f"{kind}_{ending}_{size}" in metrics.values for size in SIZES)
     ]
     header = ["size", "instances", *(f"{kind} {ending.upper()}" for kind, ending in columns)]
-    bounds = ("below 32² px", "32² to 96² px", "from 96² px on")
+    bounds = ("< 32²", "32² to 96²", "> 96²")
     rows = []
     for place, (size, bound) in enumerate(zip(SIZES, bounds, strict=True)):
         figures = [share(metrics.values.get(f"{kind}_{ending}_{size}")) for kind, ending in columns]
         num_instances = int(totals.outcomes[place].sum())
         rows.append(
-            [named(f"{size}, {bound}"), count(num_instances), *figures, *_counted(totals, place)]
+            [
+                named(f"{size} ({bound} px)"),
+                count(num_instances),
+                *figures,
+                *_counted(totals, place),
+            ]
         )
     return Table([*header, *_COUNTED], rows)
 

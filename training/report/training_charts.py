@@ -27,7 +27,7 @@ def training_charts(run_folder: Path) -> list[Markup]:
     steps = [record for record in records if record["kind"] == "step"]
     evaluations = [record for record in records if record["kind"] == "evaluation"]
     last = max([place(record) for record in (*steps, *evaluations)], default=0.0)
-    x = Axis.around(x_title, [[last]], low=0)
+    x = Axis(x_title, 0, last or 1)
     marks = _stages(records, place)
     charts: list[Markup] = []
     if steps:
