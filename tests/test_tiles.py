@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from model.postprocess import PUBLISHED_SETTINGS
+from model.postprocess import PUBLISHED_SETTINGS, Candidates
 from model.preprocess import PAD_VALUE
+from model.rotated_iou import rotated_corners, rotated_iou
 from tests.data_sets import index_of, write_image, write_lines
 from training.data.formats.tiling import Tiling, tile_dataset
 from training.data.sampling.images import UnreadableImage
 from training.evaluation.inference import read_input
 from training.evaluation.instances import Found
+from training.evaluation.pipeline import Pipeline
 from training.evaluation.tiles import TiledImages
 
 PATCH, OVERLAP = 64, 16
@@ -228,6 +230,68 @@ def test_merged__nothing_stays_nothing(tiles):
             boxes=np.zeros((0, columns), np.float32),
         )
         assert tiles.merged(empty).boxes.shape == (0, columns)
+
+
+class WhiteShapes:
+    """Finds what is white in its inputs; the larger the surer."""
+
+    task = "rotated"
+    input_size = (PATCH, PATCH)
+    description = "contours"
+    concurrency = 2
+    max_batch_size = 2
+
+    def candidates(self, inputs) -> list[Candidates]:
+        return [self._found(each.pixels) for each in inputs]
+
+    def _found(self, pixels: np.ndarray) -> Candidates:
+        contours, _ = cv2.findContours(
+            (pixels[..., 0] > 200).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+        )
+        found = [cv2.minAreaRect(contour) for contour in contours]
+        boxes = [(*centre, *sides, np.radians(degrees)) for centre, sides, degrees in found]
+        return Candidates(
+            boxes=np.array(boxes, np.float32).reshape(-1, 5),
+            scores=np.array([0.1 + cv2.contourArea(each) / 1000 for each in contours], np.float32),
+            labels=np.zeros(len(contours), np.int32),
+        )
+
+
+def found_by(images, positions) -> Found:
+    settings = PUBLISHED_SETTINGS["rotated"]
+    pipeline = Pipeline(images, WhiteShapes(), settings, batch_size=2, num_threads=2)
+    return Found.joined([each for batch in pipeline.run(positions) for each in batch])
+
+
+def test_merged__every_ship_of_a_large_image_is_found_once(tmp_path):
+    pictures = Pictures(tmp_path, [(64, 150)])
+    ships = np.array([(20, 20, 24, 10, 0.4), (48, 40, 24, 10, -0.9), (90, 24, 24, 12, 1.2)])
+    sea = np.zeros((64, 150, 3), np.uint8)
+    for corners in rotated_corners(ships):
+        cv2.fillConvexPoly(sea, np.round(corners).astype(np.int32), (255, 255, 255))
+    assert cv2.imwrite(str(pictures.image_path(0)), sea)
+    tiles = TiledImages(pictures, PATCH, 32)
+
+    found = found_by(tiles, range(len(tiles)))
+    merged = tiles.merged(found)
+    # Some are seen whole from two windows, and as pieces from others.
+    assert len(found) >= 6
+    assert len(merged) == 3
+    ratios = rotated_iou(merged.boxes[np.argsort(merged.boxes[:, 0])], ships)
+    assert ratios.min() > 0.75
+
+
+def test_merged__of_an_image_as_large_as_a_window_is_what_the_image_gives(tmp_path):
+    pictures = Pictures(tmp_path, [(64, 64)])
+
+    # In noise there is much to be found.
+    whole = found_by(pictures, [0])
+    merged = TiledImages(pictures, PATCH, OVERLAP).merged(
+        found_by(TiledImages(pictures, PATCH, OVERLAP), [0])
+    )
+    assert len(whole) > 20
+    for name in ("images", "labels", "scores", "boxes"):
+        np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name))
 
 
 def test_merged__masks_come_to_their_place_in_the_image(tiles):
