@@ -95,8 +95,9 @@ class TiledImages:
 
         Of detections of one class in one image that overlap by more than `iou_threshold` the best
         stays; by default that of the published post-processing, which is 0.1 for rotated boxes, as
-        DOTA merges. There it also removes what a border cut off beside the whole; at the higher
-        ones of upright boxes cut-off pieces may stay. An image with one window is left as it is.
+        DOTA merges. What a border cut off gives way to the whole if it is more of it than that: at
+        0.1 only slivers stay, at the thresholds of upright boxes larger pieces. An image with one
+        window is left as it is.
         """
         task = _task_of(found)
         if iou_threshold is None:
