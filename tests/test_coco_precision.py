@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from tests.coco_cases import STATISTICS, CocoCase, coco_case
 from training.evaluation.coco_comparison import compared
@@ -12,6 +13,35 @@ from training.evaluation.coco_precision import coco_precision
 from training.evaluation.instances import Found, Truth
 
 KINDS = ("box", "mask")
+
+
+def degenerate_case(seed: int) -> CocoCase:
+    """Areas on the border of two sizes, boxes without area, masks without pixels, equal scores."""
+    case = coco_case(seed, num_images=12, num_classes=3, num_labelled=2)
+    random = np.random.default_rng(seed)
+
+    def some() -> bool:
+        return random.random() < 0.15
+
+    for each in [*case.data_set["annotations"], *case.results]:
+        height, width = each["segmentation"]["size"]
+        if some():
+            each["segmentation"]["counts"] = nothing_in(height, width)
+        if some():
+            each["bbox"] = [*each["bbox"][:2], 0.0, 8.0]
+        elif some():
+            each["bbox"] = [*each["bbox"][:2], 32.0, 32.0]
+    for each in case.data_set["annotations"]:
+        if some():
+            each["area"] = float(random.choice([0, 32**2, 96**2]))
+    for each in case.results:
+        each["score"] = 0.5
+    return case
+
+
+def nothing_in(height: int, width: int) -> str:
+    return coco_mask.encode(np.zeros((height, width), np.uint8, order="F"))["counts"].decode()
+
 
 #: What is compared, each of several seeds.
 CASES: dict[str, Callable[[int], CocoCase]] = {
@@ -25,6 +55,7 @@ CASES: dict[str, Callable[[int], CocoCase]] = {
         instances_per_image=20,
         detections_per_image=260,
     ),
+    "degenerate shapes and equal scores": degenerate_case,
     "a few instances": lambda seed: coco_case(
         seed, num_images=6, num_classes=9, num_labelled=5, instances_per_image=1
     ),
