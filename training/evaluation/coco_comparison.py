@@ -82,27 +82,10 @@ def _tables(
     thresholds: Sequence[float],
 ) -> CocoTables:
     """From these rows: instances and detections of one class."""
-    extents = _EXTENTS[kind]
-    ignored, areas = truth.ignored[of_truth].tolist(), truth.areas[of_truth].tolist()
-    instances = [
-        {**place, **extent, "area": area, "iscrowd": int(is_ignored)}
-        for place, extent, area, is_ignored in zip(
-            _places(truth, of_truth), extents(truth, of_truth, truth), areas, ignored, strict=True
-        )
-    ]
-    detections = [
-        {**place, **extent, "score": score}
-        for place, extent, score in zip(
-            _places(found, of_found),
-            extents(found, of_found, truth),
-            found.scores[of_found].tolist(),
-            strict=True,
-        )
-    ]
     images = np.union1d(truth.images[of_truth], found.images[of_found])
     evaluation = COCOeval_faster(
-        _data_set(truth, images, instances),
-        _data_set(truth, images, detections),
+        _data_set(truth, images, _instances(kind, truth, of_truth)),
+        _data_set(truth, images, _detections(kind, truth, found, of_found)),
         iouType=_IOU_TYPES[kind],
         print_function=_say_nothing,
     )
@@ -111,7 +94,7 @@ def _tables(
     evaluation.params.areaRng = [[0, 1e10], *(list(size) for size in SIZES.values())]
     evaluation.evaluate()
     evaluation.accumulate()
-    # [overlaps, recalls, classes, sizes, limits], without the recalls in the table of recall.
+    # [overlaps, recalls, classes, sizes, limits]; that of recall has no recalls.
     tables: dict[str, Any] = evaluation.eval
     return CocoTables(
         precision=tables["precision"][:, :, 0, :, -1],
@@ -121,7 +104,7 @@ def _tables(
 
 
 def _data_set(truth: Truth, images: Ints, annotations: list[dict[str, Any]]) -> COCO:
-    heights, widths = truth.image_sizes[images].T.tolist() if len(images) else ([], [])
+    heights, widths = truth.image_sizes[images].T.tolist()
     return COCO(
         {
             "images": [
@@ -135,15 +118,35 @@ def _data_set(truth: Truth, images: Ints, annotations: list[dict[str, Any]]) -> 
     )
 
 
-def _places(instances: Truth | Found, rows: _Rows) -> list[dict[str, Any]]:
+def _instances(kind: Kind, truth: Truth, rows: _Rows) -> list[dict[str, Any]]:
+    records = _records(kind, truth, rows, truth.image_sizes)
+    areas, ignored = truth.areas[rows].tolist(), truth.ignored[rows].tolist()
+    for record, area, is_ignored in zip(records, areas, ignored, strict=True):
+        record |= {"area": area, "iscrowd": int(is_ignored)}
+    return records
+
+
+def _detections(kind: Kind, truth: Truth, found: Found, rows: _Rows) -> list[dict[str, Any]]:
+    records = _records(kind, found, rows, truth.image_sizes)
+    for record, score in zip(records, found.scores[rows].tolist(), strict=True):
+        record["score"] = score
+    return records
+
+
+def _records(
+    kind: Kind, instances: Truth | Found, rows: _Rows, image_sizes: Ints
+) -> list[dict[str, Any]]:
+    """What the package wants to know of both, with areas of what is compared."""
+    extents = _boxes(instances, rows) if kind == "box" else _masks(instances, rows, image_sizes)
+    images = instances.images[rows].tolist()
     # Numbered from 1, for a match with number 0 would count as none.
     return [
-        {"id": number, "image_id": image, "category_id": _CATEGORY}
-        for number, image in enumerate(instances.images[rows].tolist(), 1)
+        {"id": number, "image_id": image, "category_id": _CATEGORY, **extent}
+        for number, (image, extent) in enumerate(zip(images, extents, strict=True), 1)
     ]
 
 
-def _boxes(instances: Truth | Found, rows: _Rows, _truth: Truth) -> list[dict[str, Any]]:
+def _boxes(instances: Truth | Found, rows: _Rows) -> list[dict[str, Any]]:
     corners = instances.boxes[rows].astype(np.float64)
     sides = corners[:, 2:] - corners[:, :2]
     boxes = np.concatenate([corners[:, :2], sides], axis=1).tolist()
@@ -151,19 +154,15 @@ def _boxes(instances: Truth | Found, rows: _Rows, _truth: Truth) -> list[dict[st
     return [{"bbox": box, "area": area} for box, area in zip(boxes, areas, strict=True)]
 
 
-def _masks(instances: Truth | Found, rows: _Rows, truth: Truth) -> list[dict[str, Any]]:
+def _masks(instances: Truth | Found, rows: _Rows, image_sizes: Ints) -> list[dict[str, Any]]:
     assert instances.masks is not None
-    sizes = truth.image_sizes[instances.images[rows]].tolist()
+    sizes = image_sizes[instances.images[rows]].tolist()
     masks: list[Any] = [
         {"size": size, "counts": instances.masks[row]}
         for size, row in zip(sizes, rows.tolist(), strict=True)
     ]
     areas = coco_mask.area(masks).tolist() if masks else []
     return [{"segmentation": mask, "area": area} for mask, area in zip(masks, areas, strict=True)]
-
-
-#: What is compared of each instance, and its area, by kind.
-_EXTENTS = {"box": _boxes, "mask": _masks}
 
 
 def _say_nothing(*_: object) -> None:
