@@ -144,7 +144,7 @@ def test_train__leaves_everything_that_is_promised(whole_run: Path) -> None:
     assert manifest.source.command is not None
     assert "--set=schedule.epochs=4" in manifest.source.command
     assert network.config.num_classes == len(SHAPE_NAMES)
-    assert manifest.classes == ("rectangle", "ellipse", "triangle", "star")
+    assert manifest.classes == SHAPE_NAMES
     assert manifest.source.kind == "trained"
     assert (whole_run / "best.safetensors").is_file()
     assert cv2.imread(str(whole_run / "samples" / "mixing.jpg")) is not None

@@ -1,4 +1,5 @@
-"""The command `rtmdet train`; the commands on data sets stand in `training.data_commands`.
+"""The command `rtmdet train`; those on data sets stand in `training.data_commands` and
+`training.data_set_commands`.
 
 rtmdet train --recipe rtmdet-ins-tiny-finetune --data shop/ --out runs/shop
 rtmdet train --out runs/shop --resume
@@ -21,6 +22,7 @@ import typer
 from model.command_line import EXIT_FAILURE, EXIT_MISTAKE, one_line_errors, table
 from training.config import TrainConfig
 from training.data_commands import data as data_commands
+from training.data_set_commands import app as data_set_commands
 from training.interruption import die_with_parent
 from training.order import Order, Request, order_of
 from training.recipes import recipe as recipe_of
@@ -33,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+data_commands.registered_commands += data_set_commands.registered_commands
 app.add_typer(data_commands, name="data")
 
 

@@ -11,9 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 
 from training.data.decoding import decode_file
 
@@ -33,6 +35,7 @@ _MAX_EXIF = 2**16
 
 #: Orientations of this value or more exchange height and width.
 _FIRST_TURNED = 5
+_LAST_ORIENTATION = 8
 
 _FILES_AT_ONCE = 16
 _FILES_AHEAD = 1024
@@ -44,11 +47,19 @@ class UnreadableImage(ValueError):
 
 @dataclass(frozen=True)
 class ImageSize:
-    """Height and width as stored, and whether EXIF asks to turn the picture by 90 degrees."""
+    """Height and width as stored, and how EXIF asks to turn the picture: 1 (not at all) to 8.
+
+    In formats that OpenCV reads for us it is found by comparing the pixels.
+    """
 
     height: int
     width: int
-    is_turned: bool = False
+    orientation: int = 1
+
+    @property
+    def is_turned(self) -> bool:
+        """Whether height and width change places when the picture is shown."""
+        return self.orientation >= _FIRST_TURNED
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -102,7 +113,7 @@ def _read_size(file: BinaryIO) -> ImageSize | None:
     if head.startswith(_PNG):
         width, height = struct.unpack_from(">II", head, 16)
         file.seek(len(_PNG))
-        return ImageSize(height, width, _png_is_turned(file))
+        return ImageSize(height, width, _png_orientation(file))
     if head.startswith(_JPEG):
         file.seek(len(_JPEG))
         return _jpeg_size(file)
@@ -111,28 +122,38 @@ def _read_size(file: BinaryIO) -> ImageSize | None:
 
 def _decoded_size(path: Path) -> ImageSize:
     # As stored, and as seen: it is WebP whose metadata may differ from its pixels.
+    colour = cv2.IMREAD_COLOR
     stored, upright = (
-        decode_file(path, flags) for flags in (cv2.IMREAD_UNCHANGED, cv2.IMREAD_COLOR)
+        decode_file(path, flags) for flags in (colour | cv2.IMREAD_IGNORE_ORIENTATION, colour)
     )
     if stored is None or upright is None:
         raise UnreadableImage("the file is no image that can be read")
-    return ImageSize(*stored.shape[:2], is_turned=stored.shape[:2] != upright.shape[:2])
+    candidates = range(1, _LAST_ORIENTATION + 1)
+    found = (each for each in candidates if np.array_equal(as_seen(stored, each), upright))
+    return ImageSize(*stored.shape[:2], orientation=next(found, 1))
 
 
-def _png_is_turned(file: BinaryIO) -> bool:
+def as_seen(stored: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """A picture [h, w, ...] turned as EXIF's `orientation` asks; a view of the same pixels."""
+    flips_x, flips_y = orientation in (2, 3, 7, 8), orientation in (3, 4, 6, 7)
+    turned = stored[:: -1 if flips_y else 1, :: -1 if flips_x else 1]
+    return turned.swapaxes(0, 1) if orientation >= _FIRST_TURNED else turned
+
+
+def _png_orientation(file: BinaryIO) -> int:
     """Walk from chunk to chunk up to the pixels; EXIF stands before them."""
     while True:
         length, kind = struct.unpack(">I4s", file.read(8))
         if kind == _PNG_EXIF:
-            return _asks_to_be_turned(file.read(min(length, _MAX_EXIF)))
+            return _orientation_in(file.read(min(length, _MAX_EXIF)))
         if kind == _PNG_PIXELS:
-            return False
+            return 1
         file.seek(length + 4, 1)
 
 
 def _jpeg_size(file: BinaryIO) -> ImageSize:
     """Walk from segment to segment up to the frame; the orientation stands before it."""
-    is_turned = False
+    orientation = 1
     while True:
         marker = _next_marker(file)
         if marker in _BARE:
@@ -142,11 +163,11 @@ def _jpeg_size(file: BinaryIO) -> ImageSize:
         (length,) = struct.unpack(">H", file.read(2))
         if marker in _FRAMES:
             _, height, width = struct.unpack(">BHH", file.read(5))
-            return ImageSize(height, width, is_turned)
+            return ImageSize(height, width, orientation)
         if marker == _EXIF_SEGMENT:
             segment = file.read(length - 2)
-            if segment.startswith(_EXIF_PREFIX):
-                is_turned = is_turned or _asks_to_be_turned(segment[len(_EXIF_PREFIX) :])
+            if segment.startswith(_EXIF_PREFIX) and orientation == 1:
+                orientation = _orientation_in(segment[len(_EXIF_PREFIX) :])
         else:
             file.seek(length - 2, 1)
 
@@ -161,9 +182,20 @@ def _next_marker(file: BinaryIO) -> int:
     return marker
 
 
-def _asks_to_be_turned(tiff: bytes) -> bool:
-    """Whether an EXIF block asks to exchange height and width."""
-    return exif_orientation(tiff) >= _FIRST_TURNED
+def _orientation_in(tiff: bytes) -> int:
+    """The orientation that the first directory of an EXIF block states, 1 where it states none."""
+    order = "<" if tiff.startswith(b"II") else ">"
+    try:
+        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+        for entry in range(entries):
+            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
+            if tag == _ORIENTATION_TAG:
+                return value if 1 <= value <= _LAST_ORIENTATION else 1
+    except struct.error:
+        # Damaged EXIF is no reason to refuse a picture; decoders pass over it too.
+        return 1
+    return 1
 
 
 def exif_orientation(tiff: bytes) -> int:
