@@ -64,7 +64,8 @@ class YoloWriter:
         """Write `data.yaml`."""
         content = {**self._splits, "names": dict(enumerate(self._names))}
         text = yaml.safe_dump(content, allow_unicode=True, sort_keys=False, width=1000)
-        write_lines(self._folder / "data.yaml", text.splitlines())
+        # Not splitlines: names may hold what it takes for the end of a line.
+        write_lines(self._folder / "data.yaml", text.rstrip("\n").split("\n"))
 
     def _shares(self, instance: InstanceRecord, image: ImageRecord) -> Floats | None:
         """What stands in the line of an instance; None where it has none."""
