@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -75,7 +76,7 @@ def _moved_masks(
         size = truth.image_sizes[truth.images[row]]
         by = np.array([[1, 0, shift[0] * (x2 - x1)], [0, 1, shift[1] * (y2 - y1)]])
         height, width = truth.image_sizes[image].tolist()
-        picture = cv2.warpAffine(decoded(mask, *size.tolist()), by, (width, height))
+        picture: Any = cv2.warpAffine(decoded(mask, *size.tolist()), by, (width, height))
         moved.append(coco_mask.encode(np.asfortranarray(picture))["counts"])
     return tuple(moved)
 

@@ -16,6 +16,10 @@ import pytest
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import Evaluated
 from training.evaluation.instances import Found, Truth
+from training.report.classification_report import (
+    ClassifierReportInputs,
+    write_classifier_report,
+)
 from training.report.detection_report import MAX_PICTURES, write_report
 from training.report.heat_map import MAX_CLASSES, heat_map, largest_confusions
 from training.report.inputs import ReportInputs
@@ -215,7 +219,7 @@ def test_report__masks_are_outlined(tmp_path: Path) -> None:
     from pycocotools import mask as coco_mask
 
     evaluated = an_evaluation(1, 1)
-    disc = cv2.circle(np.zeros((60, 80), np.uint8), (25, 20), 12, 1, -1)
+    disc: Any = cv2.circle(np.zeros((60, 80), np.uint8), (25, 20), 12, 1, -1)
     counts = coco_mask.encode(np.asfortranarray(disc))["counts"]
     truth = replace(evaluated.truth, masks=(counts,))
     view = View.of((60, 80), np.zeros((0, 2)))
@@ -329,3 +333,46 @@ def test_view__of_a_large_image_is_where_most_mistakes_are() -> None:
     assert inside.all(axis=1).tolist() == [False, True, True, True]
     assert View.of((4000, 5000), places[:0]).is_whole
     assert View.of((900, 1200), places).is_whole
+
+
+def a_classification(folder: Path, num_images: int, classes: Sequence[str]) -> Any:
+    """Every third image is taken for the next class."""
+    places = np.arange(num_images)
+    labels = places % len(classes)
+    guesses = (labels[:, None] + np.arange(min(5, len(classes)))) % len(classes)
+    guesses[::3] = (guesses[::3] + 1) % len(classes)
+    return ClassifierReportInputs(
+        labels=labels,
+        guesses=guesses,
+        probabilities=np.full(guesses.shape, 0.5) ** np.arange(1, guesses.shape[1] + 1),
+        paths=pictures(folder, num_images).paths,
+        classes=classes,
+        metrics={"top1": 0.6667, "top5": 1.0},
+        title="Classes",
+    )
+
+
+def test_classifier_report__shows_figures_confusions_and_mistakes(tmp_path: Path) -> None:
+    inputs = a_classification(tmp_path, 9, HOSTILE[:3])
+    write_classifier_report(tmp_path / "report.html", inputs)
+    page = Page(tmp_path / "report.html")
+    assert page.sections == {"figures", "classes", "confusion", "confidence", "worst"}
+    assert "0.6667" in page.text
+    assert f"{HOSTILE[0]} taken for {HOSTILE[1]}: 3 times, of 3 instances" in page.text
+    assert len(page.all("img")) == 3
+    assert len(page.all("script")) == 1
+
+
+def test_classifier_report__a_thousand_classes_and_an_image_that_is_gone(tmp_path: Path) -> None:
+    inputs = a_classification(tmp_path, 200, [f"class {number}" for number in range(1000)])
+    inputs.paths[0].unlink()
+    write_classifier_report(tmp_path / "report.html", inputs)
+    page = Page(tmp_path / "report.html")
+    assert "classes with the most mistakes, of 1000" in page.text
+    assert "The image could not be read." in page.text
+    assert (tmp_path / "report.html").stat().st_size < 4_000_000
+
+
+def test_classifier_report__refuses_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no image was evaluated"):
+        write_classifier_report(tmp_path / "report.html", a_classification(tmp_path, 0, ("cat",)))

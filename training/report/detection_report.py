@@ -95,7 +95,7 @@ def _by_class(inputs: ReportInputs, result: Judged) -> dict[str, Any]:
     matrix = result.confusion(len(classes))
     num_instances = totals_by_class(result, len(classes)).outcomes.sum(axis=1)
     return {
-        "class_table": tables.class_table(result, evaluated.metrics, classes, dict(first)),
+        "class_table": tables.class_table(result, evaluated.metrics, classes, first),
         "curve_charts": charts,
         "confusions": largest_confusions(matrix, classes, num_instances, _MAX_CONFUSIONS),
         "heat_map": heat_map(matrix, classes, background=("nothing there", "missed")),

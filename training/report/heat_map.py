@@ -27,7 +27,7 @@ class Confusion(NamedTuple):
 
     there: str
     taken_for: str
-    count: int
+    num_times: int
     num_instances: int
 
 
@@ -45,8 +45,8 @@ def largest_confusions(
     order = np.argsort(-flat, kind="stable")[:most]
     return [
         Confusion(
-            classes[place // num_classes],
-            classes[place % num_classes],
+            str(classes[place // num_classes]),
+            str(classes[place % num_classes]),
             int(flat[place]),
             int(num_instances[place // num_classes]),
         )
@@ -54,15 +54,20 @@ def largest_confusions(
     ]
 
 
-def heat_map(matrix: _Ints, classes: Sequence[str], *, background: tuple[str, str]) -> Markup:
-    """A figure of the matrix [classes + 1, classes + 1]: rows are what is there.
+def heat_map(
+    matrix: _Ints, classes: Sequence[str], *, background: tuple[str, str] | None = None
+) -> Markup:
+    """A figure of the matrix: rows are what is there, columns what was detected.
 
-    A cell is the stronger, the larger its share of the row. `background` names the last row and
-    the last column.
+    A cell is the stronger, the larger its share of the row. `background` names a last row and a
+    last column, where there are some.
     """
     matrix, classes, note = _most_confused(matrix, classes)
     side = _SIDE_OF_FEW if len(classes) <= _MAX_NUMBERED else _SIDE_OF_MANY
-    rows, columns = [*classes, background[0]], [*classes, background[1]]
+    rows, columns = [*classes], [*classes]
+    if background is not None:
+        rows.append(background[0])
+        columns.append(background[1])
     margin = max(min(len(name), _LONGEST_NAME) for name in (*rows, *columns)) * _LETTER_WIDTH + 28
     parts = [
         *_cells(matrix, rows, columns, side=side, margin=margin),
@@ -82,11 +87,11 @@ def _most_confused(matrix: _Ints, classes: Sequence[str]) -> tuple[_Ints, Sequen
         return matrix, classes, ""
     mistakes = matrix.copy()
     np.fill_diagonal(mistakes, 0)
-    of_class = (mistakes.sum(axis=0) + mistakes.sum(axis=1))[:-1]
+    of_class = (mistakes.sum(axis=0) + mistakes.sum(axis=1))[: len(classes)]
     kept = np.sort(np.argsort(-of_class, kind="stable")[:MAX_CLASSES])
-    places = np.append(kept, len(classes))
+    places = np.append(kept, np.arange(len(classes), len(matrix)))
     note = f"The {MAX_CLASSES} classes with the most mistakes, of {len(classes)}."
-    return matrix[np.ix_(places, places)], [classes[place] for place in kept], note
+    return matrix[np.ix_(places, places)], [str(classes[place]) for place in kept.tolist()], note
 
 
 def _cells(

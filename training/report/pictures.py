@@ -53,8 +53,8 @@ def worst_picture(
     try:
         path = images.image_path(position)
         ground = view.part(read_image(path, (height, width), upright=images.are_upright))
-        there = _data_uri(_with_truth(ground, judged, image, view, remarks))
-        detected = _data_uri(_with_detections(ground, judged, image, view, remarks))
+        there = data_uri(_with_truth(ground, judged, image, view, remarks))
+        detected = data_uri(_with_detections(ground, judged, image, view, remarks))
     except UnreadableImage:
         problem = "The image could not be read."
     return WorstPicture(
@@ -141,7 +141,8 @@ def _drawn(
     return picture
 
 
-def _data_uri(picture: Picture) -> str:
+def data_uri(picture: Picture) -> str:
+    """The picture as a JPEG of at most `MAX_PICTURE_BYTES`, to stand in a page."""
     written = b""
     for quality in _QUALITIES:
         written = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()

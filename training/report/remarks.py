@@ -56,7 +56,7 @@ def _wrong(judged: Judged, row: int, classes: Sequence[str]) -> str:
     said, overlap = f"{name} {score:.2f}", judged.overlaps[row]
     match Verdict(judged.verdicts[row]):
         case Verdict.CONFUSED:
-            there = classes[judged.truth.labels[judged.instances[row]]]
+            there = classes[int(judged.truth.labels[judged.instances[row]])]
             return f"{said}: is {there} (overlap {overlap:.2f})"
         case Verdict.POORLY_PLACED:
             return f"{said}: poorly placed (overlap {overlap:.2f})"

@@ -13,7 +13,7 @@ from training.report.kinds import Kind
 #: Points are given to OpenCV in sixteenths of a pixel.
 _BITS = 4
 
-_FONT, _FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+_FONT, _FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.48
 _DARK = (24, 24, 24)
 
 Points = NDArray[np.floating]

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from training.evaluation.average_precision import Metrics
-from training.evaluation.curves import Curve
+from training.evaluation.curves import Curve, Kind
 from training.evaluation.mistake_totals import Totals, totals_by_class, totals_by_size
 from training.evaluation.mistakes import SIZES, Judged, Outcome, Verdict
 from training.report import kinds
@@ -57,6 +57,11 @@ def named(text: str) -> Cell:
     return Cell(text, text.casefold(), is_name=True)
 
 
+def text(words: str) -> Cell:
+    """Words that do not name the row."""
+    return Cell(words, words.casefold())
+
+
 def share(value: float | None) -> Cell:
     """A share with three digits; a dash for None, which sorts last."""
     return _NOTHING if value is None else Cell(f"{value:.3f}", round(value, 6))
@@ -91,7 +96,7 @@ def class_table(
     judged: Judged,
     metrics: Metrics,
     classes: Sequence[str],
-    curves: Mapping[str, Mapping[str, Curve]],
+    curves: Mapping[Kind, Mapping[str, Curve]],
 ) -> Table:
     """A row for each class; `curves` by kind, drawn small."""
     totals = totals_by_class(judged, len(classes))

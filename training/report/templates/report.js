@@ -1,4 +1,4 @@
-// Sorts a table by the column whose heading is pressed, and back.
+// Sorts a table by the column whose heading is pressed, and pressed again the other way round.
 for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   table.querySelectorAll("thead th").forEach((heading, column) => {
@@ -6,15 +6,15 @@ for (const table of document.querySelectorAll("table.sortable")) {
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
+      const rows = [...body.rows];
       const key = (row) => row.cells[column].dataset.value;
-      const isText = row => row.cells[column].tagName === "TH";
-      const falling = heading.ariaSort === null ? !isText(body.rows[0])
-        : heading.ariaSort === "ascending";
-      const rows = [...body.rows].sort((a, b) => isText(a)
-        ? key(a).localeCompare(key(b)) : Number(key(a)) - Number(key(b)));
-      if (falling) rows.reverse();
+      const isText = rows.some((row) => Number.isNaN(Number(key(row))));
+      // Numbers begin with the largest, words with A.
+      const falls = heading.ariaSort === null ? !isText : heading.ariaSort === "ascending";
+      rows.sort((a, b) => isText ? key(a).localeCompare(key(b)) : key(a) - key(b));
+      if (falls) rows.reverse();
       for (const other of table.querySelectorAll("thead th")) other.ariaSort = null;
-      heading.ariaSort = falling ? "descending" : "ascending";
+      heading.ariaSort = falls ? "descending" : "ascending";
       body.append(...rows);
     });
   });
