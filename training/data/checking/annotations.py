@@ -13,6 +13,7 @@ from training.data.checking.boxes import same_pairs
 from training.data.checking.findings import Finding, FindingLog, Place
 from training.data.checking.instances import InstanceChecks
 from training.data.checking.kinds import KINDS
+from training.data.checking.outlines import crosses_itself
 from training.data.checking.survey import Survey
 from training.data.formats.instance_checks import (
     NO_AREA,
@@ -102,7 +103,10 @@ class AnnotationChecks:
         reason = reason_to_skip(instance, image, box, area_of(instance, box, self._for.task))
         is_trained = reason is None and not instance.is_crowd and not instance.is_difficult
         self._survey.add_instance(instance.category, *_sides(box), is_trained=is_trained)
-        if reason is not None:
+        if reason == NO_AREA and any(map(crosses_itself, instance.polygons)):
+            # Its halves cancel each other out: what is the matter is not the area.
+            self._note("crossing-polygon", image, position, what="no area is left, not trained on")
+        elif reason is not None:
             self._note(_SKIPPED[reason], image, position)
         elif not instance.is_crowd:
             for code, what in self._instance_checks.remarks(instance, image, _sides(box)):

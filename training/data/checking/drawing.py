@@ -58,7 +58,7 @@ def draw_image(
         instance = image.instances[position]
         label = numbers.get(instance.category, len(numbers))
         _draw_instance(picture, instance, affine, label, is_marked=position in marked)
-    for position in order if len(order) <= _MAX_NAMES else marked:
+    for position in marked or (order if len(order) <= _MAX_NAMES else ()):
         instance = image.instances[position]
         place = _moved(_corners(instance), affine)[0]
         label = numbers.get(instance.category, len(numbers))

@@ -82,6 +82,8 @@ def _jpeg_facts(stored: bytes) -> FileFacts:
         place += 2
         if marker in _BARE:
             continue
+        if marker == _END_OF_IMAGE[1]:
+            return FileFacts(channels, bits, channels == 4, False, orientation)
         (length,) = struct.unpack_from(">H", stored, place)
         if marker in _FRAMES:
             bits, channels = stored[place + 2], stored[place + 7]

@@ -1,0 +1,252 @@
+"""The doctor for data sets: finds what is planted, nothing where nothing is, and agrees with
+training about what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from model.config import Task
+from tests.planted_faults import FAULTS, Fault, plant_truncated_image
+from training.__main__ import app
+from training.data.checking.check import Checked, Request, check_data
+from training.data.checking.images import Reading
+from training.data.checking.kinds import KINDS
+from training.data.synthetic.data_set import ShapesLayout, ShapesPlan, write_shapes
+from training.data.synthetic.outlines import SHAPE_NAMES
+from training.datasets import index_data
+from training.recipes import recipe
+
+RECIPES: dict[Task, str] = {
+    "detect": "rtmdet-tiny",
+    "instance": "rtmdet-ins-tiny",
+    "rotated": "rtmdet-r-tiny",
+}
+CLEAN: dict[ShapesLayout, tuple[Task, ...]] = {
+    "coco": ("detect", "instance", "rotated"),
+    "dota": ("detect", "rotated"),
+    "yolo": ("detect",),
+    "yolo-polygons": ("detect", "instance", "rotated"),
+    "yolo-oriented": ("detect", "rotated"),
+}
+
+
+@pytest.fixture(scope="session")
+def clean_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean set in each layout, in a folder of that name."""
+    folder = tmp_path_factory.mktemp("clean")
+    for layout in CLEAN:
+        plan = ShapesPlan(num_train=48, num_val=24, size=96, seed=5, layout=layout)
+        write_shapes(folder / layout, plan)
+    return folder
+
+
+def checked(folder: Path, task: Task | None = None, **reading: object) -> Checked:
+    return check_data(Request(folder, task), Reading(2, **reading), lambda *_: None)
+
+
+def kinds_in(outcome: Checked) -> set[str]:
+    return {each.kind for each in outcome.report.findings}
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["data", "check", *map(str, arguments)])
+
+
+@pytest.mark.parametrize(
+    ("layout", "task"), [(layout, task) for layout, tasks in CLEAN.items() for task in tasks]
+)
+def test_check__finds_nothing_in_clean_sets(
+    clean_sets: Path, layout: ShapesLayout, task: Task
+) -> None:
+    assert checked(clean_sets / layout, task).report.findings == ()
+
+
+@pytest.fixture
+def planted(request: pytest.FixtureRequest, clean_sets: Path, tmp_path: Path) -> tuple[Fault, Path]:
+    """A fault, and a set that has it and no other."""
+    one = FAULTS[request.param]
+    shutil.copytree(clean_sets / one.layout, tmp_path / "set")
+    one.plant(tmp_path / "set")
+    return one, tmp_path / "set"
+
+
+@pytest.mark.parametrize("planted", FAULTS, indirect=True)
+def test_check__finds_what_is_planted(planted: tuple[Fault, Path]) -> None:
+    one, folder = planted
+
+    outcome = checked(folder, one.task)
+
+    assert kinds_in(outcome) - one.also == {one.kind}
+    (finding,) = (
+        each for each in outcome.report.findings if (each.kind, each.split) == (one.kind, one.split)
+    )
+    # By name: the file, or the record inside it.
+    places = [(place.record, place.file) for place in finding.places]
+    assert any(one.named == record or file.endswith(one.named) for record, file in places)
+
+
+@pytest.mark.parametrize("planted", FAULTS, indirect=True)
+def test_check__refuses_exactly_what_training_refuses(
+    planted: tuple[Fault, Path], tmp_path: Path
+) -> None:
+    one, folder = planted
+    try:
+        index_data(recipe(RECIPES[one.task]), folder, tmp_path / "index")
+        is_refused = False
+    except ValueError:
+        is_refused = True
+
+    code = run(folder, "--task", one.task, "--no-decode", "--json").exit_code
+
+    assert code == (1 if is_refused else 0)
+    assert is_refused or KINDS[one.kind].severity != "error" or one.kind.endswith("-image")
+
+
+def test_faults__are_of_nearly_every_kind() -> None:
+    # The first below; the second needs a file whose head and pixels differ, as WebP's may.
+    assert set(KINDS) - {one.kind for one in FAULTS.values()} == {
+        "class-imbalance",
+        "pixels-of-another-size",
+    }
+
+
+def test_check__finds_classes_that_are_far_rarer_than_others(
+    clean_sets: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(clean_sets / "yolo", tmp_path / "set")
+    places = [(0.05 + number % 15 * 0.06, 0.05 + number // 15 * 0.06) for number in range(225)]
+    lines = "".join(f"0 {x:.3f} {y:.3f} .05 .05\n" for x, y in places)
+    for number in range(40, 49):
+        file = tmp_path / f"set/labels/train/{number:06d}.txt"
+        file.write_text(lines, "utf-8")
+    for number in range(1, 40):
+        file = tmp_path / f"set/labels/train/{number:06d}.txt"
+        kept = [line for line in file.read_text("utf-8").splitlines() if line[0] != "5"]
+        file.write_text("\n".join([*kept, *(["5 .5 .5 .4 .4"] * (number <= 12))]), "utf-8")
+
+    findings = {each.kind: each for each in checked(tmp_path / "set", "detect").report.findings}
+
+    rare = {each.record for each in findings["class-imbalance"].places}
+    assert f"class '{SHAPE_NAMES[5]}'" in rare
+    assert f"class '{SHAPE_NAMES[0]}'" not in rare
+
+
+def test_check__stops_where_training_replaces_too_many(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "coco", tmp_path / "set")
+    for number in range(1, 22):
+        file = tmp_path / "set" / "train" / f"{number:06d}.jpg"
+        file.write_bytes(file.read_bytes()[:-100])
+
+    result = run(tmp_path / "set")
+
+    assert result.exit_code == 1
+    assert "training would STOP: 21 images of train cannot be decoded" in result.stdout
+
+
+def test_check__guesses_the_task(clean_sets: Path) -> None:
+    tasks = {layout: checked(clean_sets / layout, decodes=False).report.task for layout in CLEAN}
+
+    assert tasks == {
+        "coco": "instance",
+        "dota": "rotated",
+        "yolo": "detect",
+        "yolo-polygons": "instance",
+        "yolo-oriented": "rotated",
+    }
+
+
+def test_check__decodes_no_more_than_asked(clean_sets: Path) -> None:
+    assert checked(clean_sets / "coco", max_images=5).report.num_decoded == 10
+
+
+def test_check__finds_copies_without_decoding(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "coco", tmp_path / "set")
+    FAULTS["leaked_image"].plant(tmp_path / "set")
+
+    assert kinds_in(checked(tmp_path / "set", "detect", decodes=False)) == {"leaked-image"}
+
+
+def test_command__json_has_the_documented_form(clean_sets: Path) -> None:
+    outcome = json.loads(run(clean_sets / "coco", "--json", "--recipe", "rtmdet-s").stdout)
+
+    assert outcome["schema"] == "rtmdet-data-check-1"
+    assert (outcome["task"], outcome["refused"], outcome["findings"]) == ("detect", False, [])
+    assert outcome["input_size"] == [640, 640]
+    assert outcome["splits"][0]["num_images"] == 48
+    assert (
+        sum(outcome["splits"][0]["instances_by_class"].values())
+        == (outcome["splits"][0]["num_trained"])
+    )
+
+
+def test_command__is_strict_on_request(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "coco", tmp_path / "set")
+    plant_truncated_image(tmp_path / "set")
+
+    assert run(tmp_path / "set").exit_code == 0
+    assert run(tmp_path / "set", "--strict").exit_code == 1
+    assert run(clean_sets / "coco", "--strict").exit_code == 0
+
+
+def test_command__table_names_places_and_what_to_do(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "coco", tmp_path / "set")
+    FAULTS["nan"].plant(tmp_path / "set")
+
+    result = run(tmp_path / "set", "--task", "detect")
+
+    assert result.exit_code == 1
+    assert "annotations/instances_train.json, annotation 5: the box" in result.stdout
+    assert KINDS["not-finite"].advice in result.stdout
+    assert "training would be REFUSED (1 kind of error)" in result.stdout
+
+
+def test_command__page_needs_no_network_and_escapes_names(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "dota", tmp_path / "set")
+    file = tmp_path / "set/train/labelTxt/000003.txt"
+    file.write_text("10 10 60 10 30 14 10 60 <script>alert(1)</script> 0\n", "utf-8")
+
+    result = run(tmp_path / "set", "--html", tmp_path / "out" / "page.html")
+
+    page = (tmp_path / "out" / "page.html").read_text("utf-8")
+    assert result.exit_code == 0
+    assert "<script" not in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "https://" not in page
+    # 12 samples of each split, and the polygon that is no rectangle.
+    assert page.count("data:image/jpeg;base64,") == 25
+    assert [each.name for each in (tmp_path / "out").iterdir()] == ["page.html"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("nowhere",), "there is no such folder"),
+        ((".",), "no data set is recognised"),
+        (("coco", "--recipe", "rtmdet-huge"), "unknown recipe 'rtmdet-huge'"),
+        (("coco", "--recipe", "cspnext-s"), "trains a classifier"),
+        (("coco", "--recipe", "rtmdet-s", "--task", "rotated"), "is of the task 'detect'"),
+        (("coco", "--input-size", "100"), "100"),
+        (("dota", "--task", "instance"), "has no outlines"),
+        (("coco", "--html", "."), "is a folder"),
+    ],
+)
+def test_command__refuses_mistakes(
+    clean_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    monkeypatch.chdir(clean_sets)
+
+    result = run(*arguments)
+
+    assert result.exit_code == 2
+    assert said in result.stderr
+
+
+def test_command__help_shows_an_example() -> None:
+    assert "Example: rtmdet data check" in run("--help").stdout
