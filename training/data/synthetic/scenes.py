@@ -149,7 +149,9 @@ def _coverage(polygon: Floats, size: int) -> tuple[tuple[slice, slice], Floats]:
     points = ((polygon - (left, top)) * _SUPERSAMPLING - 0.5) * 2**_FRACTION_BITS
     cv2.fillPoly(samples, [np.round(points).astype(np.int32)], 255, shift=_FRACTION_BITS)
     share = cv2.resize(samples, (width, height), interpolation=cv2.INTER_AREA)
-    return (slice(top, bottom), slice(left, right)), share.astype(np.float32) / 255
+    covered = share.astype(np.float32)
+    covered /= 255
+    return (slice(top, bottom), slice(left, right)), covered
 
 
 def _area(polygon: Floats) -> float:
@@ -221,7 +223,9 @@ def _throw_shadow(random: np.random.Generator, picture: Floats, shape: _Shape) -
     rows, columns = shape.window
     reach = max(1, round(min(shape.coverage.shape) * random.uniform(0.03, 0.12)))
     down, right = (int(each) for each in random.integers(-reach, reach + 1, 2))
-    soft = cv2.copyMakeBorder(shape.coverage, *(reach,) * 4, cv2.BORDER_CONSTANT, value=0)
+    soft = cv2.copyMakeBorder(
+        shape.coverage, reach, reach, reach, reach, cv2.BORDER_CONSTANT, value=0
+    )
     soft = cv2.blur(soft, (reach + 1, reach + 1))
     where = (
         slice(rows.start - reach + down, rows.stop + reach + down),
@@ -238,12 +242,14 @@ def _photographed(random: np.random.Generator, picture: Floats) -> NDArray[np.ui
     """What a camera makes of it: out of focus or moved, noisy, of some exposure."""
     blur = random.random()
     if blur < 0.4:
-        picture = cv2.GaussianBlur(picture, (5, 5), random.uniform(0.4, 1.2))
+        sigma = random.uniform(0.4, 1.2)
+        picture = cv2.GaussianBlur(picture, (5, 5), sigma)  # type: ignore[assignment]
     elif blur < 0.5:
-        picture = cv2.filter2D(picture, -1, _motion(random))
+        picture = cv2.filter2D(picture, -1, _motion(random))  # type: ignore[assignment]
     noise = np.ascontiguousarray(sensor_noise(random, *picture.shape[:2]))
     exposed = cv2.addWeighted(picture, random.uniform(0.75, 1.2), noise, random.uniform(1, 8), 0)
-    return cv2.convertScaleAbs(np.maximum(exposed, 0, out=exposed))
+    np.maximum(exposed, 0, out=exposed)
+    return cv2.convertScaleAbs(exposed)  # type: ignore[return-value]
 
 
 def _motion(random: np.random.Generator) -> Floats:

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+#: Single precision wherever OpenCV fills it; products with Python's numbers may be double.
+Floats = NDArray[np.floating]
 Colour = NDArray[np.float32]
 
 _TILE_SIDE = 1024
@@ -37,7 +38,8 @@ def ground(random: np.random.Generator, height: int, width: int) -> Floats:
     second = first + (second - first) * random.uniform(0.25, 0.7)
     tone = np.full(3, random.uniform(2, 14))
     fields = cv2.merge((pattern, clouds(random, height, width)))
-    return cv2.transform(fields, np.stack([second - first, tone, first], axis=1))
+    mixture = np.stack([second - first, tone, first], axis=1)
+    return cv2.transform(fields, mixture)  # type: ignore[return-value]
 
 
 def surface(random: np.random.Generator, height: int, width: int, base: Colour) -> Floats:
@@ -133,7 +135,7 @@ def _waves(random: np.random.Generator, height: int, width: int, period: int) ->
     rows, columns = (knots.shape[0] - 1) * period, (knots.shape[1] - 1) * period
     waves = cv2.resize(knots, (columns, rows), interpolation=cv2.INTER_LINEAR)
     top, left = period // 2, period // 2
-    return waves[top : top + height, left : left + width]
+    return waves[top : top + height, left : left + width]  # type: ignore[return-value]
 
 
 def _window(random: np.random.Generator, tile: Floats, height: int, width: int) -> Floats:

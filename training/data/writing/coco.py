@@ -64,7 +64,7 @@ class CocoWriter:
         further = more if more is not None else [{}] * len(image.instances)
         for instance, fields in zip(image.instances, further, strict=True):
             entry = {"id": len(annotations) + 1, "image_id": len(images)}
-            entry |= self._annotation(instance, image) | fields
+            entry |= {**self._annotation(instance, image), **fields}
             annotations.append(json.dumps(entry))
 
     def finish(self) -> None:

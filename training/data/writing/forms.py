@@ -7,13 +7,16 @@ from collections import Counter
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from model.masks import InstanceMask, polygons
 from model.rotated_iou import rotated_corners
-from training.data.annotations import Floats
 from training.data.formats.instance_checks import box_of as task_box_of
 from training.data.formats.records import ImageRecord, InstanceRecord
 from training.data.run_lengths import cropped, has_pixels
+
+#: Coordinates (x, y) in a row each.
+Points = NDArray[np.floating]
 
 #: What is lost, or changed.
 CROWDS = "crowds, left out"
@@ -34,13 +37,13 @@ def is_crowd(instance: InstanceRecord, losses: Counter[str]) -> bool:
     return instance.is_crowd
 
 
-def box_of(instance: InstanceRecord, losses: Counter[str]) -> Floats:
+def box_of(instance: InstanceRecord, losses: Counter[str]) -> Points:
     """The upright box: [2, 2], top left and bottom right."""
     losses[OUTLINES] += bool(instance.polygons or instance.run_lengths is not None)
     return np.array(instance.box_xyxy, np.float64).reshape(2, 2)
 
 
-def corners_of(instance: InstanceRecord, image: ImageRecord, losses: Counter[str]) -> Floats | None:
+def corners_of(instance: InstanceRecord, image: ImageRecord, losses: Counter[str]) -> Points | None:
     """The corners [4, 2] of the rotated box: those that it has, else the smallest box around it."""
     if instance.run_lengths is not None and not has_pixels(instance.run_lengths):
         losses[NO_PIXELS] += 1
@@ -54,7 +57,7 @@ def corners_of(instance: InstanceRecord, image: ImageRecord, losses: Counter[str
     return rotated_corners(np.array(task_box_of(instance, image, "rotated")))[0]
 
 
-def polygon_of(instance: InstanceRecord, image: ImageRecord, losses: Counter[str]) -> Floats | None:
+def polygon_of(instance: InstanceRecord, image: ImageRecord, losses: Counter[str]) -> Points | None:
     """One outline [k, 2] that covers the instance; None for one without pixels.
 
     Masks get the outline along the edges of their pixels. Parts are joined as widely done: there
@@ -76,20 +79,20 @@ def polygon_of(instance: InstanceRecord, image: ImageRecord, losses: Counter[str
     return joined
 
 
-def _box_corners(instance: InstanceRecord) -> Floats:
+def _box_corners(instance: InstanceRecord) -> Points:
     left, top, right, bottom = instance.box_xyxy
     corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
     return np.array(corners, np.float64)
 
 
-def _rings(counts: bytes, image: ImageRecord, losses: Counter[str]) -> list[Floats]:
+def _rings(counts: bytes, image: ImageRecord, losses: Counter[str]) -> list[Points]:
     crop, (x, y) = cropped(counts, image.height, image.width)
     regions = polygons(InstanceMask(x, y, crop.astype(np.bool_), image.width, image.height))
     losses[HOLES] += any(region["holes"] for region in regions)
     return [np.array(region["exterior"], np.float32) for region in regions]
 
 
-def _joined(first: Floats, second: Floats) -> Floats:
+def _joined(first: Points, second: Points) -> Points:
     """Two rings as one, by a line between the points that are nearest to one another."""
     # The pairs of all points of two large outlines would fill gigabytes; their hulls are enough.
     near, far = (cv2.convexHull(ring.astype(np.float32))[:, 0] for ring in (first, second))

@@ -4,14 +4,17 @@ COCO's files count the pixels as they are stored, DOTA's and YOLO's as viewers s
 """
 
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.masks import InstanceMask, encode_rle
-from training.data.annotations import Floats
 from training.data.formats.image_headers import ImageSize, as_seen
-from training.data.formats.records import ImageRecord, InstanceRecord, hull_xyxy
+from training.data.formats.records import ImageRecord, InstanceRecord
 from training.data.run_lengths import decoded
+
+Number = TypeVar("Number", bound=np.floating)
 
 #: Turning by these undoes one another; every other orientation undoes itself.
 _INVERSES = {6: 8, 8: 6}
@@ -45,17 +48,23 @@ def _turned_instance(
     instance: InstanceRecord, image: ImageRecord, orientation: int
 ) -> InstanceRecord:
     size = (image.height, image.width)
-    box = _turned_points(np.array(instance.box_xyxy, np.float64), size, orientation)
+    # In float64: COCO's boxes need not be rounded to what single precision holds.
+    left, top, right, bottom = _turned_points(
+        np.array(instance.box_xyxy, np.float64), size, orientation
+    ).tolist()
+    box = (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
     polygons = [_turned_points(points, size, orientation) for points in instance.polygons]
     counts = instance.run_lengths
     if counts is not None:
         mask = as_seen(decoded(counts, *size).astype(np.bool_), orientation)
         whole = InstanceMask(0, 0, mask, mask.shape[1], mask.shape[0])
         counts = encode_rle(whole)["counts"].encode("ascii")
-    return replace(instance, box_xyxy=hull_xyxy(box), polygons=tuple(polygons), run_lengths=counts)
+    return replace(instance, box_xyxy=box, polygons=tuple(polygons), run_lengths=counts)
 
 
-def _turned_points(flat: Floats, size: tuple[int, int], orientation: int) -> Floats:
+def _turned_points(
+    flat: NDArray[Number], size: tuple[int, int], orientation: int
+) -> NDArray[Number]:
     """Flat points (x1, y1, ...) where `as_seen` puts the pixels that they count."""
     height, width = size
     x, y = flat.reshape(-1, 2).T

@@ -12,11 +12,10 @@ from typing import Literal
 import numpy as np
 import yaml
 
-from training.data.annotations import Floats
 from training.data.formats.layouts import Split
 from training.data.formats.records import Category, ImageRecord, InstanceRecord
 from training.data.writing.base import write_lines
-from training.data.writing.forms import box_of, corners_of, is_crowd, polygon_of
+from training.data.writing.forms import Points, box_of, corners_of, is_crowd, polygon_of
 
 Form = Literal["box", "polygon", "corners"]
 
@@ -67,7 +66,7 @@ class YoloWriter:
         # Not splitlines: names may hold what it takes for the end of a line.
         write_lines(self._folder / "data.yaml", text.rstrip("\n").split("\n"))
 
-    def _shares(self, instance: InstanceRecord, image: ImageRecord) -> Floats | None:
+    def _shares(self, instance: InstanceRecord, image: ImageRecord) -> Points | None:
         """What stands in the line of an instance; None where it has none."""
         if is_crowd(instance, self._losses):
             return None
@@ -83,7 +82,7 @@ class YoloWriter:
             return points
         return np.concatenate([points.mean(axis=0), points[1] - points[0]])
 
-    def _clipped(self, shares: Floats) -> Floats | None:
+    def _clipped(self, shares: Points) -> Points | None:
         clipped = np.clip(shares, 0, 1)
         if (np.ptp(clipped, axis=0) <= 0).any() and (np.ptp(shares, axis=0) > 0).all():
             self._losses[OUTSIDE] += 1
@@ -92,11 +91,11 @@ class YoloWriter:
         self._losses[CLIPPED] += bool((abs(clipped - shares) > 1e-6).any())
         return clipped
 
-    def _not_too_far(self, shares: Floats) -> Floats | None:
+    def _not_too_far(self, shares: Points) -> Points | None:
         is_too_far = bool((abs(shares) > _LARGEST_SHARE).any())
         self._losses[OUTSIDE] += is_too_far
         return None if is_too_far else shares
 
 
-def _in_shares(points: Floats, image: ImageRecord) -> Floats:
+def _in_shares(points: Points, image: ImageRecord) -> Points:
     return points / np.array([image.width, image.height], np.float64)
