@@ -358,7 +358,7 @@ def test_classifier_report__shows_figures_confusions_and_mistakes(tmp_path: Path
     page = Page(tmp_path / "report.html")
     assert page.sections == {"figures", "classes", "confusion", "confidence", "worst"}
     assert "0.6667" in page.text
-    assert f"{HOSTILE[0]} taken for {HOSTILE[1]}: 3 times, of 3 instances" in page.text
+    assert f"{HOSTILE[0]} taken for {HOSTILE[1]}: 3 times, of 3 images" in page.text
     assert len(page.all("img")) == 3
     assert len(page.all("script")) == 1
 

@@ -58,11 +58,23 @@ def precision_recall(
 
     Raises ValueError for an overlap out of range.
     """
-    if not 0 < iou < 1:
-        raise ValueError(f"the overlap of a curve must lie between 0 and 1, got {iou}")
+    return precision_recall_at(task, truth, found, classes, [iou])[iou]
+
+
+def precision_recall_at(
+    task: Task, truth: Truth, found: Found, classes: Sequence[str], ious: Sequence[float]
+) -> dict[float, dict[Kind, dict[str, Curve]]]:
+    """The same at several overlaps, for which everything is compared only once."""
+    for iou in ious:
+        if not 0 < iou < 1:
+            raise ValueError(f"the overlap of a curve must lie between 0 and 1, got {iou}")
     if task == "rotated":
-        return {"rotated": _rotated_curves(truth, found, classes, iou)}
-    return {kind: _coco_curves(kind, truth, found, classes, iou) for kind in _COCO_KINDS[task]}
+        return {
+            iou: {"rotated": curves}
+            for iou, curves in _rotated_curves(truth, found, classes, ious).items()
+        }
+    by_kind = {kind: _coco_curves(kind, truth, found, classes, ious) for kind in _COCO_KINDS[task]}
+    return {iou: {kind: curves[iou] for kind, curves in by_kind.items()} for iou in ious}
 
 
 def over_all_classes(curves: Mapping[str, Curve]) -> Curve:
@@ -80,24 +92,30 @@ def over_all_classes(curves: Mapping[str, Curve]) -> Curve:
 
 
 def _coco_curves(
-    kind: CocoKind, truth: Truth, found: Found, classes: Sequence[str], iou: float
-) -> dict[str, Curve]:
-    tables = compared(kind, truth, found, len(classes), [iou])
+    kind: CocoKind, truth: Truth, found: Found, classes: Sequence[str], ious: Sequence[float]
+) -> dict[float, dict[str, Curve]]:
+    tables = compared(kind, truth, found, len(classes), ious)
     return {
-        classes[label]: Curve(RECALLS, each.precision[0, :, 0], each.scores[0, :, 0], iou)
-        for label, each in tables.items()
+        iou: {
+            classes[label]: Curve(
+                RECALLS, each.precision[place, :, 0], each.scores[place, :, 0], iou
+            )
+            for label, each in tables.items()
+        }
+        for place, iou in enumerate(ious)
     }
 
 
 def _rotated_curves(
-    truth: Truth, found: Found, classes: Sequence[str], iou: float
-) -> dict[str, Curve]:
-    curves: dict[str, Curve] = {}
+    truth: Truth, found: Found, classes: Sequence[str], ious: Sequence[float]
+) -> dict[float, dict[str, Curve]]:
+    curves: dict[float, dict[str, Curve]] = {iou: {} for iou in ious}
     for label, name in enumerate(classes):
         detections = ranked_detections(truth, found, label)
-        curve = detections.curve(iou)
-        if curve is not None:
-            curves[name] = _at_recalls(*curve, detections.scores, iou)
+        for iou in ious:
+            curve = detections.curve(iou)
+            if curve is not None:
+                curves[iou][name] = _at_recalls(*curve, detections.scores, iou)
     return curves
 
 

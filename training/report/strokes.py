@@ -48,14 +48,14 @@ class Tags:
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
         if right < 0 or bottom < 0 or left > picture.shape[1] or top > picture.shape[0]:
             return
-        (width, height), below = cv2.getTextSize(text, _FONT, _FONT_SIZE, 1)
-        width, height = width + 6, height + below + 4
+        (text_width, text_height), _ = cv2.getTextSize(text, _FONT, _FONT_SIZE, 1)
+        width, height = text_width + 6, text_height + 6
         spots = [self._inside(picture, x, y, width, height) for x, y in _corners(points, height)]
         x, y = next((spot for spot in spots if self._is_free(*spot, width, height)), spots[0])
         self._taken.append((x, y, width, height))
         cv2.rectangle(picture, (x, y), (x + width, y + height), kind.colour[::-1], -1)
         cv2.rectangle(picture, (x, y), (x + width, y + height), _DARK, 1)
-        place = (x + 3, y + height - below)
+        place = (x + 3, y + 3 + text_height)
         cv2.putText(picture, text, place, _FONT, _FONT_SIZE, _DARK, 1, cv2.LINE_AA)
 
     @staticmethod
