@@ -68,12 +68,11 @@ def precision_recall_at(
     for iou in ious:
         if not 0 < iou < 1:
             raise ValueError(f"the overlap of a curve must lie between 0 and 1, got {iou}")
+    by_kind: dict[Kind, dict[float, dict[str, Curve]]] = {
+        kind: _coco_curves(kind, truth, found, classes, ious) for kind in _COCO_KINDS[task]
+    }
     if task == "rotated":
-        return {
-            iou: {"rotated": curves}
-            for iou, curves in _rotated_curves(truth, found, classes, ious).items()
-        }
-    by_kind = {kind: _coco_curves(kind, truth, found, classes, ious) for kind in _COCO_KINDS[task]}
+        by_kind["rotated"] = _rotated_curves(truth, found, classes, ious)
     return {iou: {kind: curves[iou] for kind, curves in by_kind.items()} for iou in ious}
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from training.data.decoding import decode_file
 from training.report.charts import Line, column_chart, line_chart
 from training.report.heat_map import heat_map, largest_confusions
-from training.report.page import write_page
+from training.report.page import require_folder, write_page
 from training.report.pictures import data_uri
 from training.report.svg import Axis
 from training.report.tables import Cell, Table, count, named, share, text
@@ -56,6 +56,7 @@ def write_classifier_report(path: Path, inputs: ClassifierReportInputs) -> None:
     """
     if not len(inputs.labels):
         raise ValueError("there is nothing to report: no image was evaluated")
+    require_folder(path)
     classes, labels, first = inputs.classes, inputs.labels, inputs.guesses[:, 0]
     num_classes = len(classes)
     matrix = np.bincount(labels * num_classes + first, minlength=num_classes**2)

@@ -10,11 +10,11 @@ from markupsafe import Markup
 from training.evaluation.average_precision import primary_metric
 from training.evaluation.curves import precision_recall_at
 from training.evaluation.mistake_totals import DUPLICATE_COST, totals_by_class, worst_images
-from training.evaluation.mistakes import Judged, best_threshold, f1_curve, judged
+from training.evaluation.mistakes import Judged, Verdict, best_threshold, f1_curve, judged
 from training.report import tables
 from training.report.heat_map import heat_map, largest_confusions
 from training.report.inputs import ReportInputs
-from training.report.page import write_page
+from training.report.page import require_folder, write_page
 from training.report.pictures import worst_picture
 from training.report.precision_charts import (
     class_curves,
@@ -44,19 +44,37 @@ def write_report(path: Path, inputs: ReportInputs) -> None:
     threshold = inputs.score_threshold
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"a score threshold of {threshold}: scores lie between 0 and 1")
-    evaluated, classes = inputs.evaluated, inputs.classes
-    everything = judged(inputs.task, evaluated.truth, evaluated.found)
+    require_folder(path)
+    training = training_charts(inputs.run_folder) if inputs.run_folder else []
+    everything = judged(inputs.task, inputs.evaluated.truth, inputs.evaluated.found)
     f1 = f1_curve(everything)
     chosen = best_threshold(f1) if threshold is None else threshold
     result = everything.at_threshold(chosen)
-    primary = primary_metric(inputs.task)
     values = {
+        "threshold": chosen,
+        "is_best_threshold": threshold is None,
+        "threshold_charts": [
+            threshold_chart(f1, chosen),
+            score_histogram(everything),
+            reliability(everything),
+        ],
+        "training_charts": training,
+        **_overview(inputs, result),
+        **_by_class(inputs, result),
+        **_worst(inputs, result),
+    }
+    write_page(path, "detection.html", values)
+
+
+def _overview(inputs: ReportInputs, result: Judged) -> dict[str, Any]:
+    """What was evaluated, and the sections about all classes together."""
+    evaluated = inputs.evaluated
+    primary = primary_metric(inputs.task)
+    return {
         "title": inputs.title,
         "facts": inputs.facts,
         "unreadable": evaluated.unreadable,
         "num_images": len(evaluated.positions),
-        "threshold": chosen,
-        "is_best_threshold": threshold is None,
         "iou": result.iou,
         "primary_name": primary,
         "primary": evaluated.metrics.values.get(primary),
@@ -64,20 +82,19 @@ def write_report(path: Path, inputs: ReportInputs) -> None:
         "headline": tables.headline_table(evaluated.metrics),
         "kinds": tables.kind_counts(result),
         "size_table": tables.size_table(result, evaluated.metrics),
-        "threshold_charts": [
-            threshold_chart(f1, chosen),
-            score_histogram(everything),
-            reliability(everything),
-        ],
+    }
+
+
+def _worst(inputs: ReportInputs, result: Judged) -> dict[str, Any]:
+    """The section of pictures."""
+    positions = inputs.evaluated.positions
+    return {
         "worst": [
-            worst_picture(result, image, inputs.images, evaluated.positions[image], classes)
+            worst_picture(result, image, inputs.images, positions[image], inputs.classes)
             for image in worst_images(result, MAX_PICTURES)
         ],
         "duplicate_cost": DUPLICATE_COST,
-        "training_charts": training_charts(inputs.run_folder) if inputs.run_folder else [],
-        **_by_class(inputs, result),
     }
-    write_page(path, "detection.html", values)
 
 
 def _by_class(inputs: ReportInputs, result: Judged) -> dict[str, Any]:
@@ -102,7 +119,7 @@ def _by_class(inputs: ReportInputs, result: Judged) -> dict[str, Any]:
 
 def _shares(result: Judged) -> Sequence[tuple[str, float]]:
     """Precision, recall and F1 from the threshold on."""
-    num_right = int((result.verdicts == 0).sum())
+    num_right = int((result.verdicts == Verdict.RIGHT).sum())
     num_detections = int((result.verdicts >= 0).sum())
     num_instances = int(np.sum(~result.truth.ignored))
     return [

@@ -18,13 +18,17 @@ from model.durable import move_into_place, part_of
 _PACKAGE = "training.report"
 
 
+def require_folder(path: Path) -> None:
+    """Raises ValueError where the folder of `path` is not there: better before the work."""
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
+
+
 def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
     """Write the template with these values; `path` is there whole or not at all.
 
-    Raises ValueError where its folder is not there, and OSError where it cannot be written.
+    Raises OSError where it cannot be written.
     """
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
     environment = Environment(
         loader=PackageLoader(_PACKAGE),
         autoescape=True,
