@@ -26,8 +26,8 @@ def check_classes(surveys: list[Survey], log: FindingLog) -> None:
 
 def _note_balance(train: Survey, counts: Counts, log: FindingLog) -> None:
     most = max(counts.values(), default=0)
-    # A split that could not be read to its end says nothing of what is missing.
-    for name, count in counts.items() if train.is_complete else ():
+    # Nothing is missing in particular where all is, or the reading ended before.
+    for name, count in counts.items() if train.is_complete and most else ():
         place = Place(train.source.path, f"class '{name}'", f"{count:,}" if count else "")
         if count == 0:
             log.add("unused-category", train.split, place)

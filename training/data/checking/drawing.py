@@ -12,6 +12,7 @@ from training.data.checking.findings import Place
 from training.data.decoding import decode_file
 from training.data.formats.instance_checks import fault_of
 from training.data.formats.records import ImageRecord, InstanceRecord
+from training.data.run_lengths import cropped
 from training.data.sampling.images import UnreadableImage, read_image
 from training.drawing import class_colour, write_name
 
@@ -29,6 +30,8 @@ _FARTHEST = 2.0
 #: More than these are a blur in a tile.
 _MAX_NAMES = 25
 _FRACTION_BITS = 4
+#: Pixels between two pictures that are compared.
+_GAP = 6
 
 #: left, top, right, bottom of what is shown, in pixels of the image.
 _View = tuple[float, float, float, float]
@@ -57,7 +60,8 @@ def draw_image(
     for position in order:
         instance = image.instances[position]
         label = numbers.get(instance.category, len(numbers))
-        _draw_instance(picture, instance, affine, label, is_marked=position in marked)
+        size = (image.height, image.width)
+        _draw_instance(picture, instance, size, affine, label, is_marked=position in marked)
     for position in marked or (order if len(order) <= _MAX_NAMES else ()):
         instance = image.instances[position]
         place = _moved(_corners(instance), affine)[0]
@@ -67,10 +71,21 @@ def draw_image(
 
 
 def draw_place(place: Place, classes: Sequence[str], *, upright: bool) -> Picture | None:
-    """What is to be seen of a place; None where that is nothing."""
+    """What is to be seen of a place, beside what it is like; None where that is nothing."""
     if place.image is not None:
         return draw_image(place.image, classes, upright=upright, marked=place.marked)
-    return _drawn_file(place.file)
+    drawn = _drawn_file(place.file)
+    other = None if place.like is None else _drawn_file(place.like)
+    if drawn is None or other is None:
+        return drawn
+    height = min(len(drawn), len(other))
+    gap = np.full((height, _GAP, 3), 255, np.uint8)
+    return np.hstack([_of_height(drawn, height), gap, _of_height(other, height)])
+
+
+def _of_height(picture: Picture, height: int) -> Picture:
+    width = max(round(picture.shape[1] * height / len(picture)), 1)
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _drawn_file(file: Path) -> Picture | None:
@@ -104,13 +119,18 @@ def _view_of(image: ImageRecord, marked: Sequence[int]) -> _View:
     boxes = np.array([image.instances[position].box_xyxy for position in marked])
     (left, top), (right, bottom) = boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)
     margin = max((right - left) * _MARGIN, (bottom - top) * _MARGIN, _LEAST_MARGIN)
-    limit_x, limit_y = _FARTHEST * image.width, _FARTHEST * image.height
-    left, right = np.clip([left - margin, right + margin], -limit_x, limit_x + image.width)
-    top, bottom = np.clip([top - margin, bottom + margin], -limit_y, limit_y + image.height)
-    # Some of the image, whatever lies outside of it.
-    left, right = min(left, image.width * 0.8), max(right, image.width * 0.2)
-    top, bottom = min(top, image.height * 0.8), max(bottom, image.height * 0.2)
-    return float(left), float(top), float(right), float(bottom)
+    columns = _shown(left, right, margin, image.width)
+    rows = _shown(top, bottom, margin, image.height)
+    return columns[0], rows[0], columns[1], rows[1]
+
+
+def _shown(low: float, high: float, margin: float, side: int) -> tuple[float, float]:
+    """What is shown along an axis: beyond the image only as far as a box lies there."""
+    edge = margin / 4
+    begin = max(low - margin, min(low - edge, 0), -_FARTHEST * side)
+    end = min(high + margin, max(high + edge, side), (1 + _FARTHEST) * side)
+    # Some of the image, wherever the box is.
+    return min(begin, 0.8 * side), max(end, 0.2 * side)
 
 
 def _seen(pixels: Picture, view: _View) -> tuple[Picture, NDArray[np.float64]]:
@@ -132,13 +152,14 @@ def _seen(pixels: Picture, view: _View) -> tuple[Picture, NDArray[np.float64]]:
 def _draw_instance(
     picture: Picture,
     instance: InstanceRecord,
+    size: tuple[int, int],
     affine: NDArray[np.float64],
     label: int,
     *,
     is_marked: bool,
 ) -> None:
     colour = _MARKED if is_marked else class_colour(label)
-    outlines = [_fixed_point(_moved(each.reshape(-1, 2), affine)) for each in instance.polygons]
+    outlines = [_fixed_point(_moved(each, affine)) for each in _outlines(instance, size)]
     if outlines:
         _tint(picture, outlines, colour)
     shapes = outlines or [_fixed_point(_moved(_corners(instance), affine))]
@@ -146,7 +167,20 @@ def _draw_instance(
     cv2.polylines(picture, shapes, True, colour, thickness, cv2.LINE_AA, _FRACTION_BITS)
     if is_marked and outlines:
         corners = _fixed_point(_moved(_corners(instance), affine))
-        cv2.polylines(picture, [corners], True, colour, 1, cv2.LINE_AA, _FRACTION_BITS)
+        cv2.polylines(picture, [corners], True, colour, 2, cv2.LINE_AA, _FRACTION_BITS)
+
+
+def _outlines(instance: InstanceRecord, size: tuple[int, int]) -> list[NDArray[np.float32]]:
+    """Polygons [k, 2] of the instance; around its pixels where it has run lengths."""
+    if instance.run_lengths is None:
+        return [each.reshape(-1, 2) for each in instance.polygons]
+    bitmap, (left, top) = cropped(instance.run_lengths, *size)
+    if not bitmap.size:
+        return []
+    contours, _ = cv2.findContours(bitmap, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    # From indices of pixels to their centres.
+    centre = np.array([left + 0.5, top + 0.5], np.float32)
+    return [each.reshape(-1, 2).astype(np.float32) + centre for each in contours]
 
 
 def _tint(

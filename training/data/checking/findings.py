@@ -17,7 +17,8 @@ class Place:
 
     `file` holds the record, or is the image; `record` names the entry inside it ("annotation 7",
     "line 3"). `what` says what is the matter there, where the kind does not say it all. `image` is
-    what to draw, in which the instances at the positions `marked` are meant.
+    what to draw, in which the instances at the positions `marked` are meant; `like` is the image
+    file that `file` is like.
     """
 
     file: Path
@@ -25,6 +26,7 @@ class Place:
     what: str = ""
     image: ImageRecord | None = None
     marked: tuple[int, ...] = ()
+    like: Path | None = None
 
 
 @dataclass(eq=False)

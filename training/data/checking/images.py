@@ -130,7 +130,8 @@ def _note_equal_files(seen: list[_Seen], log: FindingLog) -> set[int]:
         if known is not each:
             noted.add(id(each))
             code = "duplicate-image" if known.survey is each.survey else "leaked-image"
-            log.add(code, each.survey.split, Place(each.path, "", f"equals {known.path}"))
+            place = Place(each.path, "", f"equals {known.path}", like=known.path)
+            log.add(code, each.survey.split, place)
     return noted
 
 
@@ -142,7 +143,8 @@ def _note_alike(seen: list[_Seen], log: FindingLog) -> None:
         # One picture may look like many; once is enough.
         if (code, second) not in told:
             told.add((code, second))
-            log.add(code, b.survey.split, Place(b.path, "", f"looks like {a.path}"))
+            place = Place(b.path, "", f"looks like {a.path}", like=a.path)
+            log.add(code, b.survey.split, place)
 
 
 def _note_unlisted(surveys: list[Survey], log: FindingLog) -> None:

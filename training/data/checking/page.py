@@ -24,6 +24,7 @@ class Tile:
 
     url: str | None
     caption: str
+    is_pair: bool = False
 
 
 def write_page(file: Path, checked: Checked) -> None:
@@ -66,7 +67,11 @@ def _pictures(finding: Finding, checked: Checked) -> Iterator[Tile]:
         )
         if picture is not None:
             name = place.file.name if place.image is None else place.image.path.name
-            yield Tile(data_url(picture), " ".join(filter(None, (name, place.record))))
+            yield Tile(
+                data_url(picture),
+                " ".join(filter(None, (name, place.record))),
+                is_pair=place.like is not None,
+            )
 
 
 def _samples(checked: Checked, split: str) -> Iterator[Tile]:

@@ -29,7 +29,6 @@ def read_split(
     findings = LoggedFindings(source.path, log, source.split)
     try:
         _read(survey, findings, log, checked_for, classes, progress)
-        survey.is_complete = True
     except BrokenData as error:
         findings.log_end(error)
     return survey
@@ -60,4 +59,5 @@ def _read(
         progress(done, stream.num_images)
     checks.finish()
     survey.classes = tuple(category.name for category in recorder.ordered_categories())
+    survey.is_complete = True
     require_trainable(survey.source, recorder)

@@ -24,8 +24,8 @@ class Survey:
 
     `sides` are width and height of each box, in pixels, along its own axes; `numbers` its class's
     number in `names`; `trained` whether it is trained on. `classes` are those that are trained, in
-    the order of the labels; `listed` those that this split's files list. `is_complete`: everything
-    could be read.
+    the order of the labels; `listed` those that this split's files list. `is_complete`: it was
+    read to its end, whatever is wrong with single records.
     """
 
     source: DataSource

@@ -165,4 +165,6 @@ def place_line(place: ReportedPlace, root: str) -> str:
 
 def _below(text: str, root: str) -> str:
     """The text with its paths told from the folder on that is checked."""
-    return text.replace(root.rstrip("/") + "/", "")
+    for place in (root, str(Path(root).resolve())):
+        text = text.replace(place.rstrip("/") + "/", "")
+    return text
