@@ -162,7 +162,7 @@ def _measure(
     stack: ExitStack,
 ) -> None:
     from model.repository import RepositoryModel
-    from training.measuring.opening import require_runtime
+    from training.measuring.opening import open_model, require_runtime
     from training.measuring.subjects import WeightsFile
 
     require_runtime(subject, running.runtime, serving)
@@ -175,9 +175,13 @@ def _measure(
             _refuse_what_detectors_have(choice, outputs)
             _print(measure_classifier(subject, running, choice, stack), as_json=outputs.json)
             return
+    from training.measuring.detection_files import require_suffix
     from training.measuring.detectors import measure_detector
 
-    measured = measure_detector(subject, running, choice, serving, stack)
+    opened = open_model(subject, running, serving, stack)
+    if outputs.detections is not None:
+        require_suffix(outputs.detections, rotated=opened.identity.task == "rotated")
+    measured = measure_detector(opened, running.postprocess, choice, stack)
     _write(measured, subject, outputs)
     _print(measured.measurement, as_json=outputs.json)
 
@@ -203,10 +207,38 @@ def _write(measured: "MeasuredDetector", subject: "Subject", outputs: Outputs) -
         if left_out:
             _say(f"{left_out:,} detections of classes that the data do not list are not in it")
         _say(f"detections: {outputs.detections}")
+    if outputs.report is not None:
+        _write_report(outputs.report, measured, subject)
+        _say(f"report: {outputs.report}")
     if outputs.record:
         assert isinstance(subject, RepositoryModel)
         record(subject, measured.measurement.as_evaluation())
         _say(f"recorded in the manifest of {subject.name} version {subject.version}")
+
+
+def _write_report(path: Path, measured: "MeasuredDetector", subject: "Subject") -> None:
+    from training.measuring.subjects import WeightsFile
+    from training.report.detection_report import write_report
+    from training.report.inputs import ReportInputs
+    from training.run.run_folder import RunPaths
+
+    measurement = measured.measurement
+    run = subject.run if isinstance(subject, WeightsFile) else None
+    if run is not None and not RunPaths(run).progress.is_file():
+        run = None
+    assert measurement.values is not None
+    # What serving shows is judged as it is shown; else the threshold is chosen.
+    as_served = measurement.postprocess == "serving"
+    inputs = ReportInputs(
+        evaluated=measured.evaluated,
+        images=measured.images,
+        classes=measured.images.classes,
+        title=f"{measurement.model.name} on {measurement.data.name}",
+        facts=measurement.facts(),
+        score_threshold=measurement.values.score_threshold if as_served else None,
+        run_folder=run,
+    )
+    write_report(path, inputs)
 
 
 def _print(measurement: "Measurement", *, as_json: bool) -> None:
@@ -216,8 +248,8 @@ def _print(measurement: "Measurement", *, as_json: bool) -> None:
         _say(line)
     for line in measurement.unreadable:
         _say(f"left out: {line}")
-    if measurement.unreadable:
-        _say(f"{len(measurement.unreadable)} images could not be read and were left out")
+    if count := len(measurement.unreadable):
+        _say(f"{count} image{'s' if count > 1 else ''} could not be read")
     if as_json:
         typer.echo(json_format.dumps(measurement.as_json()))
     else:

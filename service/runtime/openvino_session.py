@@ -157,5 +157,7 @@ def _cut(graph: ov.Model, names: tuple[str, ...]) -> ov.Model:
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"the graph has no tensor named {', '.join(missing)}")
-    results = [ov.opset13.result(found[name]) for name in names]
+    # An output of the graph has its result already; a second one confuses the plugin.
+    present = {name: each for each in graph.get_results() for name in each.output(0).get_names()}
+    results = [present.get(name) or ov.opset13.result(found[name]) for name in names]
     return ov.Model(results, graph.get_parameters(), graph.get_friendly_name())

@@ -2,7 +2,7 @@
 the post-processing that serves, and these are compared with what is annotated. Torch-free.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -19,7 +19,7 @@ from training.data.sampling.images import UnreadableImage
 from training.evaluation.average_precision import Metrics, average_precision, primary_metric
 from training.evaluation.inference import ImageFiles
 from training.evaluation.instances import Found, Truth
-from training.evaluation.pipeline import Pipeline
+from training.evaluation.pipeline import Outcome, Pipeline
 from training.evaluation.predictors.base import Predictor
 
 __all__ = ["Evaluated", "EvaluationSettings", "Evaluator", "Metrics", "primary_metric"]
@@ -39,6 +39,18 @@ class EvaluatedImages(ImageFiles, Protocol):
 
     def evaluation_annotations(self, position: int) -> EvaluationAnnotations:
         """What predictions for the image are compared with."""
+        ...
+
+
+class Windows(ImageFiles, Protocol):
+    """Parts of large images, which a network sees as images of their own; `TiledImages` is one."""
+
+    def windows_in(self, image: int) -> Sequence[int]:
+        """The positions of an image's windows."""
+        ...
+
+    def merged(self, found: Found) -> Found:
+        """Detections in windows as detections in the images."""
         ...
 
 
@@ -93,12 +105,19 @@ class Evaluated:
 class Evaluator:
     """Evaluates on one data set, again and again.
 
-    Raises ValueError if there is nothing to be found in the images.
+    With `windows` of the images the network sees these. Raises ValueError if there is nothing to
+    be found in the images.
     """
 
-    def __init__(self, images: EvaluatedImages, settings: EvaluationSettings) -> None:
+    def __init__(
+        self,
+        images: EvaluatedImages,
+        settings: EvaluationSettings,
+        windows: Windows | None = None,
+    ) -> None:
         self._images = images
         self._settings = settings
+        self._windows = windows
         self._positions = _spread(len(images), settings.max_images)
         # Kept: polygons become masks, which takes time.
         self._truth: tuple[list[int], Truth] | None = None
@@ -115,40 +134,55 @@ class Evaluator:
     ) -> Evaluated | None:
         """What `predictor` finds, compared with what is annotated.
 
-        `watch` is called after each batch, with the images done and in all; where it says that
-        this is to stop, the result is None. Raises UnreadableImage, unless such are skipped.
+        `watch` is called after each batch, with the images (or windows) done and in all; where it
+        says that this is to stop, the result is None. Raises UnreadableImage, unless such are
+        skipped.
         """
-        settings, total = self._settings, len(self._positions)
+        settings, seen = self._settings, self._seen()
         assert (predictor.task, predictor.input_size) == (settings.task, settings.input_size)
         pipeline = Pipeline(
-            self._images,
+            self._images if self._windows is None else self._windows,
             predictor,
             settings.postprocess_settings,
             batch_size=settings.batch_size,
             num_threads=settings.num_threads,
         )
-        parts: list[Found | None] = []
-        unreadable: list[str] = []
-        with closing(pipeline.run(self._positions)) as batches:
+        outcomes: list[Outcome] = []
+        with closing(pipeline.run(seen)) as batches:
             for batch in batches:
+                outcomes += batch
                 for outcome in batch:
-                    if isinstance(outcome, UnreadableImage):
-                        if not settings.skips_unreadable:
-                            raise outcome
-                        unreadable.append(str(outcome))
-                    parts.append(outcome if isinstance(outcome, Found) else None)
-                if not watch(len(parts), total):
+                    if isinstance(outcome, UnreadableImage) and not settings.skips_unreadable:
+                        raise outcome
+                if not watch(len(outcomes), len(seen)):
                     return None
-        return self._compared(parts, tuple(unreadable))
+        return self._compared(dict(zip(seen, outcomes, strict=True)))
 
-    def _compared(self, parts: Sequence[Found | None], unreadable: tuple[str, ...]) -> Evaluated:
-        """`parts` has the detections in each image, None for those that could not be read."""
-        pairs = zip(self._positions, parts, strict=True)
-        positions = [position for position, part in pairs if part is not None]
-        present = [part for part in parts if part is not None]
-        if not present:
+    def _seen(self) -> list[int]:
+        """Positions of what the network sees."""
+        return [each for position in self._positions for each in self._parts_of(position)]
+
+    def _parts_of(self, position: int) -> Sequence[int]:
+        return [position] if self._windows is None else self._windows.windows_in(position)
+
+    def _compared(self, outcomes: Mapping[int, Outcome]) -> Evaluated:
+        """What was found, by the positions of what the network has seen, with the annotations."""
+        positions: list[int] = []
+        parts: list[Found] = []
+        for position in self._positions:
+            of_image = [outcomes[each] for each in self._parts_of(position)]
+            found_there = [each for each in of_image if isinstance(each, Found)]
+            if len(found_there) == len(of_image):
+                positions.append(position)
+                parts += found_there
+        # Windows of one image have one reason.
+        problems = [str(each) for each in outcomes.values() if isinstance(each, UnreadableImage)]
+        unreadable = tuple(dict.fromkeys(problems))
+        if not positions:
             raise UnreadableImage(f"no image can be read; the first: {unreadable[0]}")
-        found = Found.joined(present)
+        found = Found.joined(parts)
+        if self._windows is not None:
+            found = self._windows.merged(found)
         found = replace(found, images=np.searchsorted(positions, found.images))
         truth = self._truth_at(positions)
         metrics = average_precision(self._settings.task, truth, found, self._images.classes)

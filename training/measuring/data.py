@@ -12,6 +12,7 @@ import numpy as np
 
 from model.config import Task
 from model.nearest import nearest_hint
+from training.data.formats.checks import Findings
 from training.data.formats.layouts import Split, find_split
 from training.data.indexing.detection_index import (
     DetectionIndex,
@@ -37,15 +38,31 @@ class DataIdentity:
         return self.path.resolve().name
 
 
+class ReadableFindings(Findings):
+    """Takes images that cannot be read for no problem: they are left out, and told."""
+
+    def __init__(self, source: Path) -> None:
+        super().__init__(source)
+        self.unreadable: list[str] = []
+
+    def unreadable_image(self, path: Path, file: Path, record: str, what: str) -> None:
+        """Note it."""
+        self.unreadable.append(f"{path}: {what}")
+
+
 class LabelledForModel:
     """A data set whose labels are the model's; instances of classes that it lacks are left out.
 
     `unknown` are classes of the data that the model does not know, `absent` those that only it
-    knows. Raises ValueError where they have none in common.
+    knows; `unreadable` has a line for each image that was left out. Raises ValueError where they
+    have no class in common.
     """
 
-    def __init__(self, index: DetectionIndex, classes: Sequence[str]) -> None:
+    def __init__(
+        self, index: DetectionIndex, classes: Sequence[str], unreadable: Sequence[str] = ()
+    ) -> None:
         self.index = index
+        self.unreadable = tuple(unreadable)
         self.classes = tuple(classes)
         self.are_upright = index.are_upright
         labels = {name: label for label, name in enumerate(classes)}
@@ -112,16 +129,24 @@ def open_images(
     classes: Sequence[str],
     folder: Path,
     progress: Callable[[int, int], None],
+    skips_unreadable: bool = False,
 ) -> tuple[LabelledForModel, DataIdentity]:
     """The images of a data set with the model's labels, indexed into `folder`.
 
     Raises ValueError for a data set that cannot be found, read, or measured with this model.
     """
     source = find_split(path, split, task)
+    tolerant = ReadableFindings(source.path)
     index = build_index(
-        source, task=task, folder=folder, keep_images_without_boxes=True, progress=progress
+        source,
+        task=task,
+        folder=folder,
+        keep_images_without_boxes=True,
+        progress=progress,
+        findings=tolerant if skips_unreadable else None,
     )
-    return LabelledForModel(index, classes), DataIdentity(path, split, source.format)
+    images = LabelledForModel(index, classes, tolerant.unreadable)
+    return images, DataIdentity(path, split, source.format)
 
 
 def listed(names: Sequence[str]) -> str:

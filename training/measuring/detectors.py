@@ -12,12 +12,17 @@ import cv2
 import numpy as np
 
 from training.data.formats.layouts import Split
-from training.evaluation.evaluator import Evaluated, EvaluationSettings, Evaluator
+from training.evaluation.evaluator import (
+    Evaluated,
+    EvaluationSettings,
+    Evaluator,
+    Postprocessing,
+)
+from training.evaluation.tiles import TiledImages
 from training.measuring.data import DataIdentity, LabelledForModel, open_images
 from training.measuring.measurement import ClassCounts, Measurement
-from training.measuring.opening import OpenedModel, Running, ServingRuntimes, open_model
+from training.measuring.opening import OpenedModel
 from training.measuring.progress import shown
-from training.measuring.subjects import Subject
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,20 +50,15 @@ class MeasuredDetector:
 
 
 def measure_detector(
-    subject: Subject,
-    running: Running,
-    choice: DataChoice,
-    serving: ServingRuntimes,
-    stack: ExitStack,
+    opened: OpenedModel, postprocess: Postprocessing, choice: DataChoice, stack: ExitStack
 ) -> MeasuredDetector:
-    """Measure it. `stack` releases the runtime, and the index that the images need.
+    """Measure it, opened for that post-processing. `stack` releases what the images need.
 
     Raises ValueError for what the caller can mend, an unreadable image included.
     """
     # The threads are ours: those that read, and those of the runtime.
     cv2.setNumThreads(0)
     began = time.monotonic()
-    opened = open_model(subject, running, serving, stack)
     images, identity = _read(opened, choice, stack)
     settings = EvaluationSettings(
         task=opened.predictor.task,
@@ -66,12 +66,13 @@ def measure_detector(
         batch_size=choice.batch_size,
         num_threads=len(os.sched_getaffinity(0)),
         max_images=choice.max_images,
-        postprocess=running.postprocess,
+        postprocess=postprocess,
         thresholds=opened.thresholds,
         skips_unreadable=choice.skips_unreadable,
     )
-    evaluator = Evaluator(images, settings)
-    with shown("evaluating") as report:
+    windows = None if choice.patches is None else TiledImages(images, *choice.patches)
+    evaluator = Evaluator(images, settings, windows)
+    with shown("evaluating", "images" if windows is None else "patches") as report:
         evaluated = evaluator.evaluate(
             opened.predictor, lambda done, total: not report(done, total)
         )
@@ -93,6 +94,7 @@ def _read(
             classes=opened.classes,
             folder=Path(folder),
             progress=report,
+            skips_unreadable=choice.skips_unreadable,
         )
 
 
@@ -126,7 +128,7 @@ def _measurement(
         patches=choice.patches,
         num_instances=len(wanted),
         remarks=tuple(images.remarks()),
-        unreadable=evaluated.unreadable,
+        unreadable=(*images.unreadable, *evaluated.unreadable),
         date=now(),
         seconds=time.monotonic() - began,
     )

@@ -58,6 +58,10 @@ class Findings:
         if self.num_problems <= MAX_LISTED:
             self._problems.append(f"{file}: {record}: {what}" if record else f"{file}: {what}")
 
+    def unreadable_image(self, path: Path, file: Path, record: str, what: str) -> None:
+        """Note an image that cannot be read, and the place that lists it: a problem, too."""
+        self.problem(file, record, what if file == path else f"{path}: {what}")
+
     def remark(self, what: str) -> None:
         """Count something that a user may want to know and that stops nothing."""
         self.remarks[what] += 1

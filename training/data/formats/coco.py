@@ -106,7 +106,7 @@ class _CocoReader:
             record = f"image {entry['id']}"
             height, width = int(entry["height"]), int(entry["width"])
             if isinstance(size, UnreadableImage):
-                self._findings.problem(self._file, record, f"{path}: {size}")
+                self._findings.unreadable_image(path, self._file, record, str(size))
                 continue
             if not size.agrees_with(height, width):
                 stated = f"{path} is {size.width}x{size.height}"

@@ -58,7 +58,7 @@ def labelled_images(
     sizes = read_image_sizes(pair.image for pair in pairs)
     for position, ((image, label_file), size) in enumerate(zip(pairs, sizes, strict=True)):
         if isinstance(size, UnreadableImage):
-            findings.problem(image, "", str(size))
+            findings.unreadable_image(image, image, "", str(size))
             continue
         height, width = size.upright
         record = ImageRecord(position, image, height, width, label_file)

@@ -95,10 +95,10 @@ def find_split(path: Path, split: Split, task: Task) -> DataSource:
         if found is not None:
             _require_suited(path, found, task)
             return found
-    sources = find_data(path, task)
-    raise ValueError(
-        f"{path}: it has no split '{split}' ({sources.train.format.upper()}, with train alone)"
-    )
+    other: Split = "train" if split == "val" else "val"
+    if path.exists() and any(find(path, other) for find in _FINDERS):
+        raise ValueError(f"{path}: there is no split '{split}' in it, only '{other}'")
+    return find_data(path, task).train  # which says what is wrong
 
 
 def _require_suited(path: Path, source: DataSource, task: Task) -> None:

@@ -168,7 +168,7 @@ class DetectionIndex:
         return slice(start, end)
 
 
-def build_index(
+def build_index(  # noqa: PLR0913 - what an index is made of, and who is told
     source: DataSource,
     *,
     task: Task,
@@ -177,14 +177,15 @@ def build_index(
     keep_images_without_boxes: bool = False,
     min_image_side: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    findings: Findings | None = None,
 ) -> DetectionIndex:
     """The index of `source` in `folder`: opened if it is there already, else built.
 
     `classes` fixes which classes there are and their order (for evaluation: those trained with);
     those of the file are found among them by name. Images with a side of less than
     `min_image_side` pixels are left out, and unless they are kept those without a box to train
-    on. `progress` is told how many images of how many are done. One process at a time may build
-    in a folder.
+    on. `progress` is told how many images of how many are done. `findings` take what is noticed,
+    and may say that something is no problem. One process at a time may build in a folder.
 
     Raises BrokenData with everything that must be mended in the files.
     """
@@ -199,7 +200,7 @@ def build_index(
     existing = _reusable(folder, key)
     if existing is not None:
         return existing
-    findings = Findings(source.path)
+    findings = findings or Findings(source.path)
     stream = open_records(source, findings, with_outlines=task != "detect")
     recorder = Recorder(task, findings, stream.categories, classes)
     for done, image in enumerate(stream.images, 1):
