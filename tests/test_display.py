@@ -76,6 +76,27 @@ def test_line_display__prints_messages_at_once_and_as_they_are() -> None:
     )
 
 
+def test_line_display__says_what_runs_beside() -> None:
+    display, text, _ = lines()
+    display.beside("evaluating after epoch 3: 7/50")
+    display.show(report())
+    display.beside("")
+    display.show(report(3000))
+    first, second = text.getvalue().splitlines()
+    assert first.endswith("left=1:12:01 (evaluating after epoch 3: 7/50)")
+    assert second.endswith("left=1:12:01")
+
+
+def test_line_display__says_so_alone_when_nothing_else_is_said() -> None:
+    display, text, clock = lines(every_s=10)
+    display.show(report(3000))
+    for done in range(45):
+        display.beside(f"{done}/50")
+        clock.seconds += 1
+    told = [line.split()[1] for line in text.getvalue().splitlines()[1:]]
+    assert told == ["20/50", "30/50", "40/50"]
+
+
 # ------------------------------------------------------------------------------------------- live
 
 
@@ -103,6 +124,15 @@ def test_live_display__shows_where_the_run_is() -> None:
         "1:12:01 left",
     ):  # fmt: skip
         assert part in last
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_live_display__shows_what_runs_beside(width: int) -> None:
+    display, console, _ = live(width)
+    display.beside("evaluating")
+    display.show(report())
+    display.close()
+    assert "evaluating" in drawn(console).split("\r")[-1]
 
 
 def long_report() -> StepReport:

@@ -99,7 +99,7 @@ def test_progress_log__draws_the_numbers(tmp_path: Path) -> None:
     log = ProgressLog(tmp_path / "progress.jsonl", curves=curves)
     log.record("start", seed=3)
     log.record("step", step=4, epoch=0, stage="mixing", lr=0.5, losses={"loss_box": 2})
-    log.record("evaluation", step=5, epoch=0, AP=0.25, is_best=True)
+    log.record("evaluation", step=5, epoch=0, AP=0.25, is_best=True, per_class={"cat": {"AP": 0.5}})
     log.close()
     assert curves.points == [
         (4, {"step/lr": 0.5, "step/losses/loss_box": 2.0}),
@@ -131,6 +131,17 @@ def test_current_records__forgets_steps_that_were_done_again() -> None:
         {"kind": "step", "step": 20},
         {"kind": "resume", "step": 10},
         {"kind": "step", "step": 20, "again": True},
+    ]
+    assert current_records(happened) == [*happened[:2], *happened[3:]]
+
+
+def test_current_records__have_an_evaluation_once() -> None:
+    happened = [
+        {"kind": "step", "step": 10, "epoch": 2},
+        {"kind": "evaluation", "step": 4, "epoch": 1},
+        {"kind": "evaluation", "step": 8, "epoch": 2},
+        {"kind": "resume", "step": 10},
+        {"kind": "evaluation", "step": 8, "epoch": 2, "again": True},
     ]
     assert current_records(happened) == [*happened[:2], *happened[3:]]
 

@@ -122,8 +122,7 @@ class Saver:
         self._last_step = self._pace.step(position)
         standing = Standing(
             position=position,
-            # A run that was begun when evaluations were waited for asked for no more.
-            requested=state.extra.get("requested", state.extra["evaluated"]),
+            requested=state.extra["requested"],
             evaluated=state.extra["evaluated"],
             best=state.best,
             num_rollbacks=state.rollbacks,

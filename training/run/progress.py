@@ -20,6 +20,9 @@ Kind = Literal[
 
 Record = dict[str, Any]
 
+#: What makes no curve; nobody would look at those of eighty classes.
+_NOT_DRAWN = ("kind", "time", "step", "epoch", "per_class", "num_images")
+
 
 class Curves(Protocol):
     """Takes numbers over steps, to draw them."""
@@ -149,17 +152,21 @@ def current_records(records: Iterable[Record]) -> list[Record]:
     The result of an evaluation may come long after its step, and once more after a resume.
     """
     current: list[Record] = []
+    evaluated: set[int] = set()
     for record in records:
+        epoch = record.get("epoch")
         if record["kind"] == "resume":
             current = [old for old in current if old.get("step", 0) <= record["step"]]
-        elif record["kind"] == "evaluation":
-            current = [old for old in current if not _are_of_one_evaluation(old, record)]
+        elif record["kind"] == "evaluation" and epoch is not None:
+            if epoch in evaluated:
+                current = [old for old in current if not _is_evaluation(old, epoch)]
+            evaluated.add(epoch)
         current.append(record)
     return current
 
 
-def _are_of_one_evaluation(one: Record, other: Record) -> bool:
-    return one["kind"] == other["kind"] and one.get("epoch") == other.get("epoch")
+def _is_evaluation(record: Record, epoch: int) -> bool:
+    return record["kind"] == "evaluation" and record.get("epoch") == epoch
 
 
 def _remove_torn_line(path: Path) -> None:
@@ -193,9 +200,7 @@ def _finite(value: Any) -> Any:
 def _numbers(record: Record, *, prefix: str) -> Iterator[tuple[str, float]]:
     """The curves of a record: "step/loss_box", "evaluation/AP"."""
     for name, value in record.items():
-        # Nobody looks at a curve for each of eighty classes.
-        named = ("kind", "time", "step", "epoch", "per_class")
-        if name in named or isinstance(value, bool):
+        if name in _NOT_DRAWN or isinstance(value, bool):
             continue
         if isinstance(value, int | float):
             yield f"{prefix}/{name}", float(value)

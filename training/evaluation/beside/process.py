@@ -72,8 +72,8 @@ class SideProcess:
 
     def wait(self, seconds: float) -> None:
         """Wait so long, or until it says something."""
-        streams = [self._process.stdout] if self._process else []
-        select.select(streams, [], [], seconds)
+        stream = self._process.stdout if self._process else None
+        select.select([stream] if stream else [], [], [], seconds)
 
     def abandon(self) -> None:
         """End the process: an evaluation cannot be taken back."""
