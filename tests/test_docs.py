@@ -25,6 +25,7 @@ DOCUMENTS = [
 USERS_FILES = (
     "annotations/",
     "checkpoints/",
+    "evaluations/",
     "images/",
     "index/",
     "labels/",
