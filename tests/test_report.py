@@ -331,8 +331,28 @@ def test_view__of_a_large_image_is_where_most_mistakes_are() -> None:
     view = View.of((4000, 5000), places)
     inside = (places >= (view.x, view.y)) & (places < (view.x + view.width, view.y + view.height))
     assert inside.all(axis=1).tolist() == [False, True, True, True]
+    assert view.holds(places).tolist() == [False, True, True, True]
     assert View.of((4000, 5000), places[:0]).is_whole
     assert View.of((900, 1200), places).is_whole
+
+
+def test_report__of_a_large_image_remarks_are_on_the_part_that_is_shown(tmp_path: Path) -> None:
+    evaluated = an_evaluation(1, 1)
+    # Two false detections side by side, far from the one instance, which is missed.
+    boxes = np.array([[1500.0, 20, 1540, 60], [1550, 20, 1590, 60]], np.float32)
+    found = replace(evaluated.found, boxes=boxes)
+    truth = replace(evaluated.truth, image_sizes=np.array([[60, 1600]]))
+    page = report(
+        tmp_path,
+        replace(evaluated, truth=truth, found=found),
+        ("cat",),
+        images=pictures(tmp_path, 1, (60, 1600)),
+        score_threshold=0.5,
+    )
+    assert "1 of 1 missed, 2 detections wrong; shown is x 640-1600, y 0-60" in page.text
+    assert "cat 0.90: nothing of that kind is there" in page.text
+    assert "cat missed" not in page.text
+    assert "and 1 more" in page.text
 
 
 def a_classification(folder: Path, num_images: int, classes: Sequence[str]) -> Any:

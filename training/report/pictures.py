@@ -15,7 +15,7 @@ from training.evaluation.instances import Found, Truth
 from training.evaluation.mistakes import Judged, Outcome, Verdict
 from training.report import kinds
 from training.report.kinds import Kind
-from training.report.remarks import Remark, remarks_of
+from training.report.remarks import Remark, remarks_of, tagged
 from training.report.strokes import Tags, fill, stroke_outline
 from training.report.views import View
 
@@ -23,8 +23,8 @@ from training.report.views import View
 MAX_PICTURE_BYTES = 80_000
 _QUALITIES = (88, 80, 70, 55, 40, 25, 10)
 
-#: Remarks that are written below a picture.
-_MAX_REMARKS = 14
+#: Remarks on what is missed, and as many on detections, that are written below a picture.
+_MAX_REMARKS = 9
 
 _FILL_OPACITY = 0.18
 
@@ -46,9 +46,16 @@ def worst_picture(
     judged: Judged, image: int, images: ImageFiles, position: int, classes: Sequence[str]
 ) -> WorstPicture:
     """The image `image` of those judged, which lies at `position` of the set."""
-    remarks = remarks_of(judged, image, classes)
+    everything = remarks_of(judged, image, classes)
     height, width = images.image_size(position)
-    view = View.of((height, width), _places(judged, remarks))
+    places = _places(judged, everything)
+    view = View.of((height, width), places)
+    remarks = everything
+    if not view.is_whole:
+        remarks = [everything[place] for place in np.flatnonzero(view.holds(places))]
+    remarks = tagged(remarks)
+    missed = [remark for remark in remarks if remark.kind is kinds.MISSED]
+    written = [*missed[:_MAX_REMARKS], *remarks[len(missed) :][:_MAX_REMARKS]]
     there = detected = problem = ""
     try:
         path = images.image_path(position)
@@ -59,12 +66,12 @@ def worst_picture(
         problem = "The image could not be read."
     return WorstPicture(
         name=images.image_path(position).name,
-        summary=_summary(judged, image, view, remarks),
+        summary=_summary(judged, image, view, everything),
         there=there,
         detected=detected,
         problem=problem,
-        remarks=tuple(remarks[:_MAX_REMARKS]),
-        num_more=max(0, len(remarks) - _MAX_REMARKS),
+        remarks=tuple(written),
+        num_more=len(everything) - len(written),
     )
 
 

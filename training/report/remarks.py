@@ -1,7 +1,7 @@
 """What went wrong in one image, in words: the text beside its picture."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -24,7 +24,7 @@ class Remark:
 
 
 def remarks_of(judged: Judged, image: int, classes: Sequence[str]) -> list[Remark]:
-    """The mistakes in an image: what was missed, then detections, strongest first."""
+    """The mistakes in an image: what was missed, then detections, strongest first; no tags yet."""
     truth, found = judged.truth, judged.found
     missed = np.flatnonzero((truth.images == image) & (judged.outcomes > Outcome.FOUND))
     wrong = np.flatnonzero((found.images == image) & (judged.verdicts > Verdict.RIGHT))
@@ -33,12 +33,18 @@ def remarks_of(judged: Judged, image: int, classes: Sequence[str]) -> list[Remar
     for row in wrong.tolist():
         kind = kinds.OF_VERDICT[Verdict(judged.verdicts[row])]
         told.append((kind, row, _wrong(judged, row, classes)))
+    return [Remark("", kind, text, row) for kind, row, text in told]
+
+
+def tagged(remarks: Sequence[Remark]) -> list[Remark]:
+    """The same with tags, numbered within their kind."""
     numbers = dict.fromkeys(kinds.ALL, 0)
-    remarks: list[Remark] = []
-    for kind, row, text in told:
-        numbers[kind] += 1
-        remarks.append(Remark(f"{kind.letter}{numbers[kind]}", kind, text, row))
-    return remarks
+    with_tags: list[Remark] = []
+    for remark in remarks:
+        numbers[remark.kind] += 1
+        tag = f"{remark.kind.letter}{numbers[remark.kind]}"
+        with_tags.append(replace(remark, tag=tag))
+    return with_tags
 
 
 def _missed(judged: Judged, row: int, classes: Sequence[str]) -> str:

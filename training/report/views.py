@@ -49,6 +49,12 @@ class View(NamedTuple):
         """Whether nothing is left out."""
         return (self.height, self.width) == self.image_size
 
+    def holds(self, places: Points) -> NDArray[np.bool_]:
+        """Which of the places [n, 2] of the image are shown."""
+        corner = np.array([self.x, self.y])
+        extent = np.array([self.width, self.height])
+        return np.all((places >= corner) & (places <= corner + extent), axis=1)
+
     @property
     def scale(self) -> float:
         """Pixels of the picture for one of the image."""
