@@ -173,6 +173,20 @@ def test_evaluations__with_a_result_are_not_made_again(tmp_path: Path) -> None:
     assert evaluations(tmp_path) == [(2, True), (3, False), (4, False), (5, False)]
 
 
+def test_evaluations__half_written_ones_are_removed(tmp_path: Path) -> None:
+    run(tmp_path, stop=7, slow=True)
+    (tmp_path / "evaluations" / "epoch-0003.part").mkdir()
+    (tmp_path / "evaluations" / "epoch-0001.gone").mkdir()
+    assert run(tmp_path, again=True).begun == [2, 3, 4, 5]
+    assert outstanding(tmp_path) == []
+
+
+def test_evaluations__with_a_torn_result_are_made_again(tmp_path: Path) -> None:
+    run(tmp_path, stop=7, slow=True)
+    (tmp_path / "evaluations" / "epoch-0002" / "result.json").write_text('{"metrics": {')
+    assert run(tmp_path, again=True).begun == [2, 3, 4, 5]
+
+
 def test_evaluations__of_weights_after_the_checkpoint_are_discarded(tmp_path: Path) -> None:
     run(tmp_path, stop=6, slow=True)
     shutil.copytree(tmp_path / "checkpoints", tmp_path / "before")

@@ -62,6 +62,7 @@ class Evaluations:
 
         Snapshots of what was trained after it belong to weights that there are no more.
         """
+        self._snapshots.tidy()
         for snapshot in self._snapshots.all():
             if standing.evaluated < snapshot.epochs <= standing.requested:
                 self._waiting.append(snapshot)

@@ -86,6 +86,11 @@ class Snapshots:
         found = [Snapshot(path, int(match[1])) for path, match in matches if match]
         return sorted(found, key=lambda snapshot: snapshot.epochs)
 
+    def tidy(self) -> None:
+        """Remove what a kill left half written or half removed."""
+        for path in self._folder.glob("epoch-*.*"):
+            shutil.rmtree(path, ignore_errors=True)
+
     def discard(self, snapshot: Snapshot) -> None:
         """Remove a snapshot, if it is there."""
         gone = snapshot.folder.with_name(f"{snapshot.folder.name}.gone")
