@@ -16,6 +16,7 @@ import pytest
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import Evaluated
 from training.evaluation.instances import Found, Truth
+from training.report.charts import column_chart
 from training.report.classification_report import (
     ClassifierReportInputs,
     write_classifier_report,
@@ -291,6 +292,31 @@ def test_training_charts__count_epochs(tmp_path: Path) -> None:
     assert "box_ap_small" not in charts[2]
 
 
+def test_training_charts__mark_where_a_stage_follows_another(tmp_path: Path) -> None:
+    records = [
+        {
+            "kind": kind,
+            "time": 0.0,
+            "step": step,
+            "epoch": 0,
+            "lr": 0.1,
+            "loss": 1.0,
+            "stage": stage,
+        }
+        for kind, step, stage in (
+            ("stage", 0, "mixing"),
+            ("step", 10, "mixing"),
+            ("stage", 10, "mixing"),
+            ("stage", 15, "finishing"),
+            ("step", 20, "finishing"),
+        )
+    ]
+    (tmp_path / "progress.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+    losses, _ = training_charts(tmp_path)
+    assert losses.count('class="mark"') == 1
+    assert ">finishing</text>" in losses
+
+
 def test_training_charts__refuse_a_folder_without_records(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no records of a run"):
         training_charts(tmp_path)
@@ -324,6 +350,14 @@ def test_largest_confusions__are_ranked_without_what_is_right() -> None:
 )
 def test_axis__has_round_ticks(values: list[float], ticks: list[float]) -> None:
     assert Axis.around("loss", [values]).ticks() == pytest.approx(ticks)
+
+
+def test_column_chart__cuts_off_what_is_too_high() -> None:
+    counts = np.array([900, 3, 0])
+    drawn = column_chart("t", Axis("score", 0, 1), Axis("n", 0, 10), [("right", "right", counts)])
+    assert drawn.count("<rect") == 2
+    assert drawn.count("cut-off") == 1
+    assert "more than the chart shows" in drawn
 
 
 def test_view__of_a_large_image_is_where_most_mistakes_are() -> None:

@@ -28,6 +28,9 @@ NUM_STYLES = 8
 #: Points of one line that say their values.
 _MAX_TOLD = 60
 
+#: Lines of so few points have dots, so that one alone can be seen.
+_MAX_DRAWN = 24
+
 
 #: How a line is drawn.
 Look = int | Literal["mean", "faint"]
@@ -79,45 +82,52 @@ def line_chart(
 
 
 def column_chart(
-    title: str,
-    x: Axis,
-    y_title: str,
-    columns: Sequence[tuple[str, str, NDArray[np.integer]]],
-    *,
-    note: str = "",
+    title: str, x: Axis, y: Axis, columns: Sequence[tuple[str, str, NDArray[np.integer]]]
 ) -> Markup:
-    """A figure of stacked columns that part the x axis evenly.
+    """A figure of stacked columns that part the x axis evenly; where they do not fit, a mark tells.
 
     `columns` are names, classes of the style sheet and counts [n], the lowest first.
     """
-    counts = np.array([each for _, _, each in columns])
-    frame = Frame(x, Axis.around(y_title, [counts.sum(axis=0)], low=0))
-    width = (x.high - x.low) / counts.shape[1]
+    frame = Frame(x, y)
+    width = (x.high - x.low) / len(columns[0][2])
     parts = [frame.axes()]
-    below = np.zeros(counts.shape[1])
+    below = np.zeros(len(columns[0][2]))
     for name, class_, values in columns:
         for place in np.flatnonzero(values):
             start = x.low + place * width
-            y_top, y_bottom = frame.y(below[place] + values[place]), frame.y(below[place])
             said = f"{name}: {values[place]} from {tick_text(start)} to {tick_text(start + width)}"
-            parts.append(
-                element(
-                    "rect",
-                    tooltip(said),
-                    class_=f"column {class_}",
-                    x=frame.x(start) + 0.5,
-                    y=y_top,
-                    width=frame.x(start + width) - frame.x(start) - 1,
-                    height=y_bottom - y_top,
-                )
-            )
+            extent = (below[place], below[place] + values[place])
+            parts.append(_column(frame, said, class_, (start, start + width), extent))
         below += values
+    too_high = np.flatnonzero(below > y.high)
+    parts += [_cut_off(frame, x.low + (place + 0.5) * width) for place in too_high]
     items = [
         element("li", element("span", class_=f"swatch {class_}"), name)
         for name, class_, _ in columns
     ]
     legend = element("ul", *items, class_="legend")
+    note = "\u25b2: more than the chart shows." if len(too_high) else ""
     return figure(title, drawing(title, *parts), legend=legend, note=note)
+
+
+def _column(
+    frame: Frame, said: str, class_: str, x: tuple[float, float], y: tuple[float, float]
+) -> Markup:
+    left, right = frame.x(x[0]) + 0.5, frame.x(x[1]) - 0.5
+    bottom, top = (frame.y(min(value, frame.y_axis.high)) for value in y)
+    return element(
+        "rect",
+        tooltip(said),
+        class_=f"column {class_}",
+        x=left,
+        y=top,
+        width=right - left,
+        height=bottom - top,
+    )
+
+
+def _cut_off(frame: Frame, x: float) -> Markup:
+    return element("path", class_="cut-off", d=f"M{number(frame.x(x))} {TOP - 8}l5 7h-10z")
 
 
 def spark_line(name: str, x: NDArray[np.floating], y: NDArray[np.floating]) -> Markup:
@@ -143,22 +153,23 @@ def _line(frame: Frame, line: Line) -> Markup:
 
 
 def _told(frame: Frame, line: Line) -> Markup:
-    """Places on the line that a mouse can rest on."""
+    """Places on the line that a mouse can rest on; of a few points all, and drawn."""
     if not len(line.x):
         return Markup("")
     some = np.unique(np.linspace(0, len(line.x) - 1, min(len(line.x), _MAX_TOLD)).astype(int))
+    is_drawn = len(line.x) <= _MAX_DRAWN
     spots = [
         element(
             "circle",
             tooltip(f"{line.name}: {tick_text(y)} at {frame.x_axis.title} {tick_text(x)}"),
             cx=frame.x(x),
             cy=frame.y(y),
-            r=5,
+            r=3 if is_drawn else 5,
         )
         for x, y in zip(line.x[some].tolist(), line.y[some].tolist(), strict=True)
         if np.isfinite(y)
     ]
-    return element("g", *spots, class_="spots")
+    return element("g", *spots, class_=f"spots{' drawn' if is_drawn else ''} spots-{line.look}")
 
 
 def _mark(frame: Frame, mark: Mark) -> Markup:

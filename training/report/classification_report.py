@@ -115,7 +115,7 @@ def _confidence_charts(inputs: ClassifierReportInputs) -> list[Markup]:
         column_chart(
             "Images by probability",
             probability,
-            "images",
+            Axis.around("images", [total], low=0),
             [("right", "right", right), ("wrong", "wrong", wrong)],
         ),
         line_chart(

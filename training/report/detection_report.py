@@ -55,7 +55,7 @@ def write_report(path: Path, inputs: ReportInputs) -> None:
         "is_best_threshold": threshold is None,
         "threshold_charts": [
             threshold_chart(f1, chosen),
-            score_histogram(everything),
+            score_histogram(everything, chosen),
             reliability(everything),
         ],
         "training_charts": training,

@@ -14,8 +14,7 @@ from training.report.svg import Axis
 #: Classes that have lines of their own, with names, where there are more than that.
 _NUM_NAMED = 6
 
-#: Scores are counted in bins of this width, from the first bin's end on: below it lie most of what
-#: an evaluation looks at, and nothing that a server would give.
+#: Scores are counted in bins of this width.
 _BIN = 0.05
 
 _SHARES = Axis("precision", 0, 1)
@@ -57,8 +56,10 @@ def class_curves(curves: Mapping[str, Curve], kind: str, iou: float) -> Markup:
 
 def threshold_chart(curve: F1Curve, chosen: float) -> Markup:
     """What each score threshold would give."""
+    # Where nothing is found any more, there is no precision.
+    precision = np.where(curve.recall > 0, curve.precision, np.nan)
     lines = [
-        Line("precision", curve.thresholds, curve.precision, 0),
+        Line("precision", curve.thresholds, precision, 0),
         Line("recall", curve.thresholds, curve.recall, 1),
         Line("F1", curve.thresholds, curve.f1, "mean"),
     ]
@@ -71,16 +72,16 @@ def threshold_chart(curve: F1Curve, chosen: float) -> Markup:
     )
 
 
-def score_histogram(judged: Judged) -> Markup:
-    """How many detections of each score are right and wrong."""
+def score_histogram(judged: Judged, chosen: float) -> Markup:
+    """How many detections of each score are right and wrong, as large as those from `chosen` on
+    need it: there are often very many weak ones."""
     right, wrong = _binned(judged)
-    right[0] = wrong[0] = 0
+    from_chosen = (right + wrong)[int(chosen / _BIN) :]
     return column_chart(
         "Detections by score",
         Axis("score", 0, 1),
-        "detections",
+        Axis.around("detections", [1.5 * from_chosen], low=0),
         [("right", "right", right), ("wrong", "wrong", wrong)],
-        note=f"Scores below {_BIN:g} are left out.",
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -75,8 +76,13 @@ def _epochs(records: Sequence[Record]) -> tuple[str, Callable[[Record], float]]:
 
 
 def _stages(records: Sequence[Record], place: Callable[[Record], float]) -> list[Mark]:
-    stages = [record for record in records if record["kind"] == "stage" and record.get("step")]
-    return [Mark(place(record), str(record.get("stage", ""))) for record in stages]
+    """Where a stage follows another; a run that is resumed tells again in which it is."""
+    stages = [record for record in records if record["kind"] == "stage"]
+    return [
+        Mark(place(record), str(record.get("stage")))
+        for before, record in pairwise(stages)
+        if before.get("stage") != record.get("stage")
+    ]
 
 
 def _losses(steps: Sequence[Record]) -> list[str]:
