@@ -194,10 +194,11 @@ def plant_json_that_is_cut_off(folder: Path) -> None:
 
 @fault("nothing-to-train-on", "instances_train.json", also=("degenerate-box",))
 def plant_nothing_to_train_on(folder: Path) -> None:
-    changed(
-        folder,
-        lambda content: [each.update(bbox=[1.0, 1.0, 0.5, 0.5]) for each in content["annotations"]],
-    )
+    def change(content: Content) -> None:
+        for entry in content["annotations"]:
+            entry.update(bbox=[1.0, 1.0, 0.5, 0.5])
+
+    changed(folder, change)
 
 
 @fault("broken-categories", "data.yaml", layout="yolo")

@@ -2,6 +2,7 @@
 training about what is refused."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -43,8 +44,10 @@ def clean_sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def checked(folder: Path, task: Task | None = None, **reading: object) -> Checked:
-    return check_data(Request(folder, task), Reading(2, **reading), lambda *_: None)
+def checked(
+    folder: Path, task: Task | None = None, *, decodes: bool = True, max_images: int | None = None
+) -> Checked:
+    return check_data(Request(folder, task), Reading(2, decodes, max_images), lambda *_: None)
 
 
 def kinds_in(outcome: Checked) -> set[str]:
@@ -218,6 +221,22 @@ def test_command__page_needs_no_network_and_escapes_names(clean_sets: Path, tmp_
     # 12 samples of each split, and the polygon that is no rectangle.
     assert page.count("data:image/jpeg;base64,") == 25
     assert [each.name for each in (tmp_path / "out").iterdir()] == ["page.html"]
+
+
+def test_command__tells_names_that_are_no_text(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "yolo", tmp_path / "set")
+    odd = os.fsencode(tmp_path / "set/images/train") + b"/\xff\x1b[31m.jpg"
+    os.rename(tmp_path / "set/images/train/000003.jpg", odd)
+    (tmp_path / "set/labels/train/000003.txt").unlink()
+
+    result = run(tmp_path / "set", "--html", tmp_path / "page.html")
+    outcome = json.loads(run(tmp_path / "set", "--json").stdout)
+
+    assert result.exit_code == 0
+    assert "\\udcff\\x1b[31m.jpg" in result.stdout
+    (finding,) = outcome["findings"]
+    assert finding["places"][0]["file"].endswith("\\udcff\\x1b[31m.jpg")
+    assert (tmp_path / "page.html").is_file()
 
 
 @pytest.mark.parametrize(

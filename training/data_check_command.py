@@ -101,7 +101,11 @@ def _show(report: "CheckReport", *, as_json: bool) -> None:
         typer.echo(report.as_json())
         return
     width = None if sys.stdout.isatty() else _FILE_WIDTH
-    print_report(report, Console(width=width, highlight=False))
+    console = Console(width=width, highlight=False)
+    # Rich would end the command in a way of its own once nobody reads.
+    with console.capture() as captured:
+        print_report(report, console)
+    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def _write_page(file: Path, checked: "Checked") -> None:

@@ -152,7 +152,8 @@ def _note_unlisted(surveys: list[Survey], log: FindingLog) -> None:
     listed = {path.resolve() for survey in surveys for path in survey.paths}
     looked: set[Path] = set()
     for survey in surveys:
-        if survey.source.format != "coco" or not survey.is_complete:
+        # Images that are refused are listed, but not known here.
+        if survey.source.format != "coco" or not survey.is_sound:
             continue
         for folder in sorted({path.parent for path in survey.paths} - looked):
             looked.add(folder)

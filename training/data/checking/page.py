@@ -12,6 +12,7 @@ from training.data.checking.charts import class_bars, size_bars
 from training.data.checking.check import Checked
 from training.data.checking.drawing import data_url, draw_image, draw_place
 from training.data.checking.findings import Finding
+from training.data.checking.report import printable
 from training.data.checking.table import is_of_classes, place_line, verdict
 
 #: Pictures of each kind of finding.
@@ -66,7 +67,7 @@ def _pictures(finding: Finding, checked: Checked) -> Iterator[Tile]:
             place, checked.report.classes, upright=uprights.get(finding.split, True)
         )
         if picture is not None:
-            name = place.file.name if place.image is None else place.image.path.name
+            name = printable(place.file.name if place.image is None else place.image.path.name)
             yield Tile(
                 data_url(picture),
                 " ".join(filter(None, (name, place.record))),
@@ -79,5 +80,5 @@ def _samples(checked: Checked, split: str) -> Iterator[Tile]:
     for image in survey.samples:
         picture = draw_image(image, checked.report.classes, upright=survey.are_upright)
         count = len(image.instances)
-        caption = f"{image.path.name}: {count} instance{'' if count == 1 else 's'}"
+        caption = f"{printable(image.path.name)}: {count} instance{'' if count == 1 else 's'}"
         yield Tile(None if picture is None else data_url(picture), caption)

@@ -4,11 +4,11 @@ The form is `SCHEMA`; fields are only ever added to it. Kinds are those of
 `training.data.checking.kinds`.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from model.config import Task
 from training.data.checking.findings import Finding
@@ -17,6 +17,19 @@ from training.data.checking.survey import Survey
 from training.data.formats.layouts import DataFormat
 
 SCHEMA: Literal["rtmdet-data-check-1"] = "rtmdet-data-check-1"
+
+
+def printable(text: str) -> str:
+    """The text without what no terminal should be sent and no JSON can hold.
+
+    Names of files may have control characters, and bytes that are no text.
+    """
+    text = text.encode("utf-8", "backslashreplace").decode()
+    return "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text)
+
+
+#: A text that was found on disk.
+Found = Annotated[str, BeforeValidator(printable)]
 
 _QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -28,10 +41,10 @@ class _Value(BaseModel):
 class ReportedPlace(_Value):
     """Where something was found: `record` is the entry inside `file`, "" for the file itself."""
 
-    file: str
-    record: str
-    image: str | None
-    what: str
+    file: Found
+    record: Found
+    image: Found | None
+    what: Found
 
 
 class ReportedFinding(_Value):
@@ -63,11 +76,11 @@ class ReportedSplit(_Value):
     """
 
     split: str
-    annotations: str
+    annotations: Found
     num_images: int
     num_instances: int
     num_trained: int
-    instances_by_class: dict[str, int]
+    instances_by_class: dict[Found, int]
     image_sizes: Quantiles | None
     instance_sizes: Quantiles | None
     instance_sizes_at_input: Quantiles | None
@@ -82,7 +95,7 @@ class CheckReport(_Value):
     """
 
     schema_name: Literal["rtmdet-data-check-1"] = Field(default=SCHEMA, alias="schema")
-    path: str
+    path: Found
     format: DataFormat | None
     task: Task
     task_is_guessed: bool
@@ -93,7 +106,7 @@ class CheckReport(_Value):
     stops: bool
     num_replaced: int
     max_unreadable: int
-    classes: tuple[str, ...]
+    classes: tuple[Found, ...]
     splits: tuple[ReportedSplit, ...]
     findings: tuple[ReportedFinding, ...]
 

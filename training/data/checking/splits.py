@@ -61,3 +61,4 @@ def _read(
     survey.classes = tuple(category.name for category in recorder.ordered_categories())
     survey.is_complete = True
     require_trainable(survey.source, recorder)
+    survey.is_sound = True

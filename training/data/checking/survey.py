@@ -25,12 +25,13 @@ class Survey:
     `sides` are width and height of each box, in pixels, along its own axes; `numbers` its class's
     number in `names`; `trained` whether it is trained on. `classes` are those that are trained, in
     the order of the labels; `listed` those that this split's files list. `is_complete`: it was
-    read to its end, whatever is wrong with single records.
+    read to its end, whatever is wrong with single records. `is_sound`: nothing is refused.
     """
 
     source: DataSource
     are_upright: bool = False
     is_complete: bool = False
+    is_sound: bool = False
     classes: tuple[str, ...] = ()
     listed: tuple[str, ...] = ()
     paths: list[Path] = field(default_factory=list)

@@ -23,9 +23,11 @@ def likely_task(source: DataSource) -> Task:
     """
     if source.format == "dota":
         return "rotated"
-    if source.format == "coco":
-        return _task_of_coco(source)
-    return _task_of_yolo(source)
+    try:
+        return _task_of_coco(source) if source.format == "coco" else _task_of_yolo(source)
+    except OSError:
+        # The reader will say which file cannot be read.
+        return "detect"
 
 
 def _task_of_coco(source: DataSource) -> Task:

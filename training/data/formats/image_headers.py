@@ -145,7 +145,7 @@ def _png_orientation(file: BinaryIO) -> int:
     while True:
         length, kind = struct.unpack(">I4s", file.read(8))
         if kind == _PNG_EXIF:
-            return _orientation_in(file.read(min(length, _MAX_EXIF)))
+            return exif_orientation(file.read(min(length, _MAX_EXIF)))
         if kind == _PNG_PIXELS:
             return 1
         file.seek(length + 4, 1)
@@ -167,7 +167,7 @@ def _jpeg_size(file: BinaryIO) -> ImageSize:
         if marker == _EXIF_SEGMENT:
             segment = file.read(length - 2)
             if segment.startswith(_EXIF_PREFIX) and orientation == 1:
-                orientation = _orientation_in(segment[len(_EXIF_PREFIX) :])
+                orientation = exif_orientation(segment[len(_EXIF_PREFIX) :])
         else:
             file.seek(length - 2, 1)
 
@@ -182,22 +182,6 @@ def _next_marker(file: BinaryIO) -> int:
     return marker
 
 
-def _orientation_in(tiff: bytes) -> int:
-    """The orientation that the first directory of an EXIF block states, 1 where it states none."""
-    order = "<" if tiff.startswith(b"II") else ">"
-    try:
-        (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-        (entries,) = struct.unpack_from(f"{order}H", tiff, start)
-        for entry in range(entries):
-            tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
-            if tag == _ORIENTATION_TAG:
-                return value if 1 <= value <= _LAST_ORIENTATION else 1
-    except struct.error:
-        # Damaged EXIF is no reason to refuse a picture; decoders pass over it too.
-        return 1
-    return 1
-
-
 def exif_orientation(tiff: bytes) -> int:
     """What the first directory of an EXIF block states: 1 to 8, 1 where it is upright or silent."""
     order = "<" if tiff.startswith(b"II") else ">"
@@ -207,7 +191,7 @@ def exif_orientation(tiff: bytes) -> int:
         for entry in range(entries):
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, start + 2 + 12 * entry)
             if tag == _ORIENTATION_TAG:
-                return value if 1 <= value <= 8 else 1
+                return value if 1 <= value <= _LAST_ORIENTATION else 1
     except struct.error:
         # Damaged EXIF is no reason to refuse a picture; decoders pass over it too.
         return 1
