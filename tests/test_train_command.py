@@ -320,7 +320,7 @@ def test_train__broken_data_leave_no_run_behind(tmp_path: Path, shapes: Path) ->
     content = json.loads(file.read_text())
     content["annotations"][0]["category_id"] = 77
     file.write_text(json.dumps(content))
-    (data / "train" / content["images"][1]["file_name"]).unlink()
+    (data / "train/images" / content["images"][1]["file_name"]).unlink()
     result = invoke("--recipe", "rtmdet-nano", "--data", data, "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert "77" in result.stderr
