@@ -80,7 +80,7 @@ def learner_for(workload: SceneWorkload, config: TrainConfig) -> Learner:
     return _learner(config, workload, pace_of(config, workload), RANKS)  # type: ignore[arg-type]
 
 
-def trainer_in(folder: Path, stop: Callable[[], bool] = lambda: False) -> Trainer:
+def trainer_in(folder: Path) -> Trainer:
     workload, chosen = SceneWorkload("instance"), config()
     pace = pace_of(chosen, workload)  # type: ignore[arg-type]
     store = CheckpointStore(folder / "checkpoints", 2)
@@ -91,7 +91,7 @@ def trainer_in(folder: Path, stop: Callable[[], bool] = lambda: False) -> Traine
         RANKS,
         Saver(store, RANKS, pace, workload, chosen.runtime, folder=folder),  # type: ignore[arg-type]
         journal=Journal(chosen, pace, SilentDisplay()),
-        stop_requested=stop,
+        evaluations=None,
     )
 
 
@@ -107,8 +107,8 @@ def test_gpu__a_resumed_run_goes_where_the_uninterrupted_one_goes(tmp_path: Path
     start = flat(ddp_rank.network("instance"))
     whole = trainer_in(tmp_path / "whole")
     assert whole.run()
-    stopped = trainer_in(tmp_path / "parts", StopAfter(2))
-    assert not stopped.run()
+    stopped = trainer_in(tmp_path / "parts")
+    assert not stopped.run(StopAfter(2))
     resumed = trainer_in(tmp_path / "parts")
     resume(resumed)
     assert resumed.standing.position == stopped.standing.position
@@ -124,7 +124,7 @@ def test_gpu__a_resumed_run_goes_where_the_uninterrupted_one_goes(tmp_path: Path
 
 
 def test_gpu__a_restored_optimizer_is_where_the_parameters_are(tmp_path: Path) -> None:
-    assert not trainer_in(tmp_path, StopAfter(0)).run()
+    assert not trainer_in(tmp_path).run(StopAfter(0))
     resumed = trainer_in(tmp_path)
     resume(resumed)
     optimizer = resumed._learner.optimizer

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from model.checkpoints.checkpoint_files import load_checkpoint, read_published
 from model.classifier import CSPNeXtClassifier
@@ -69,7 +70,7 @@ def _of_detector(config: TrainConfig, data: DetectionData, device: torch.device)
 
     def evaluate(weights: Path, watch: Watch) -> Outcome:
         network, _ = load_checkpoint(weights.with_suffix(".safetensors"))
-        network.to(device)
+        _place(network, config, device)
         predictor = torch_predictor(
             network,
             task=network.config.task,
@@ -87,8 +88,9 @@ def _of_detector(config: TrainConfig, data: DetectionData, device: torch.device)
 def _of_classifier(config: TrainConfig, data: ClassificationData, device: torch.device) -> Evaluate:
     assert data.val is not None
     evaluator = AccuracyEvaluator(data.val, config, device)
-    network = build_network(config.model, len(data.classes)).to(device)
+    network = build_network(config.model, len(data.classes))
     assert isinstance(network, CSPNeXtClassifier)
+    _place(network, config, device)
 
     def evaluate(weights: Path, watch: Watch) -> Outcome:
         load_published(network, read_published(weights.with_suffix(".pth")).weights)
@@ -97,3 +99,9 @@ def _of_classifier(config: TrainConfig, data: ClassificationData, device: torch.
         return Outcome(accuracy.metrics, accuracy.unreadable)
 
     return evaluate
+
+
+def _place(network: nn.Module, config: TrainConfig, device: torch.device) -> None:
+    network.to(device)
+    if config.runtime.channels_last:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
