@@ -106,7 +106,8 @@ class Evaluation(_Value):
 
     `dataset` is the data set's name, `split` the part of it that was evaluated. `settings` says
     which post-processing: that of the published figures, or that of serving. `runtime` names
-    version, device and precision. `date` is a day, as in 2024-05-31. `metrics` are fractions.
+    version, device and precision. `patches` are side and overlap in pixels, where large images were
+    cut. `date` is a day, as in 2024-05-31. `metrics` are fractions.
     """
 
     dataset: str
@@ -115,6 +116,7 @@ class Evaluation(_Value):
     num_instances: int
     settings: Literal["published", "serving"]
     runtime: str
+    patches: tuple[int, int] | None = None
     date: str
     metrics: dict[str, float]
 

@@ -24,11 +24,15 @@ from model.classifier import build_classifier
 from model.config import CLASSIFIERS, VARIANTS, Task
 from model.export import export_model
 from model.graph import Normalise
-from model.manifest import MANIFEST_FILE, Source, read_model_manifest
+from model.manifest import MANIFEST_FILE, Source, Thresholds, read_model_manifest
 from model.postprocess import PUBLISHED_SETTINGS
+from model.repository import ModelRepository
 from model.rtmdet import RTMDet, build_rtmdet
+from service.detection import DetectOptions
+from service.detector import postprocess_settings
 from tests.data_sets import coco_content, write_coco, write_dota, write_image, write_lines
 from training.classification.saving import save_classifier
+from training.evaluation.evaluator import EvaluationSettings
 from training.evaluation.inference import NetworkInput, detections, read_input
 from training.evaluation.instances import Found
 from training.evaluation.predictors.torch_network import torch_predictor
@@ -319,6 +323,18 @@ def test_eval__serving_settings_are_those_of_the_manifest(run, rotated: Known, w
         for one in (result, published)
     ]
     assert 0 < counts[0] < counts[1]
+
+
+def test_settings__of_serving_are_what_a_request_gets_that_asks_for_nothing(rotated: Known):
+    thresholds = Thresholds(score=0.4, iou=0.2, max_detections=7)
+    source = ModelRepository(rotated.repository).open("rotated")
+    manifest = source.manifest.model_copy(update={"thresholds": thresholds})
+
+    ours = EvaluationSettings(
+        task="rotated", input_size=(SIDE, SIDE), postprocess="serving", thresholds=thresholds
+    )
+    served = postprocess_settings(replace(source, manifest=manifest), DetectOptions())
+    assert ours.postprocess_settings == served
 
 
 def test_eval__records_in_the_manifest_and_replaces_what_was_measured_alike(run, rotated: Known):

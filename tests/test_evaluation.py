@@ -1,7 +1,8 @@
 """Evaluation of networks: one that knows the answers, and the real one."""
 
+import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,18 +18,20 @@ from model.checkpoints.checkpoint_files import read_published
 from model.config import STRIDES, VARIANTS, Task
 from model.graph import Normalise
 from model.heads.outputs import HeadOutputs
+from model.postprocess import Candidates
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import load_published
 from tests.plain_scenes import SHAPE_NAMES, scene
-from training.data.formats.layouts import find_data
+from training.data.formats.layouts import find_data, find_split
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.images import UnreadableImage
 from training.data.synthetic.data_set import ShapesPlan, split_scenes, write_shapes
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import Evaluated, EvaluationSettings, Evaluator, truth_of
-from training.evaluation.inference import read_input
+from training.evaluation.inference import NetworkInput, read_input
 from training.evaluation.predictors.graph import GraphPredictor, prior_table
 from training.evaluation.predictors.torch_network import TorchNetwork, torch_predictor
+from training.evaluation.tiles import TiledImages
 
 SIZE = 160
 NUM_IMAGES = 7
@@ -314,6 +317,76 @@ def test_evaluator__raises_what_the_network_raises(indices):
 
     with pytest.raises(RuntimeError, match="out of memory"):
         evaluated(indices["detect"], Broken())
+
+
+class WhiteBoxes:
+    """Finds the box around what is white, at the size of the images."""
+
+    task: Task = "detect"
+    input_size = (SIZE, SIZE)
+    description = "white boxes"
+    concurrency = 2
+    max_batch_size = 3
+
+    def candidates(self, inputs: Sequence[NetworkInput]) -> list[Candidates]:
+        assert len(inputs) <= self.max_batch_size
+        return [self._of(one.pixels) for one in inputs]
+
+    def _of(self, pixels: np.ndarray) -> Candidates:
+        rows, columns = np.nonzero((pixels > 200).all(axis=2))
+        found = (
+            [[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]] if len(rows) else []
+        )
+        return Candidates(
+            boxes=np.array(found, np.float32).reshape(-1, 4),
+            scores=np.full(len(found), 0.5, np.float32),
+            labels=np.zeros(len(found), np.int32),
+        )
+
+
+def white_boxes(folder: Path, corners: Sequence[tuple[int, int]]) -> DetectionIndex:
+    """Images of 300 x 300 pixels with a white box of 30 x 20 each, its top left corner there."""
+    images, annotations = [], []
+    for number, (x, y) in enumerate(corners):
+        picture = np.zeros((300, 300, 3), np.uint8)
+        picture[y : y + 20, x : x + 30] = 255
+        (folder / "val").mkdir(parents=True, exist_ok=True)
+        assert cv2.imwrite(str(folder / "val" / f"{number}.png"), picture)
+        images.append({"id": number, "file_name": f"{number}.png", "width": 300, "height": 300})
+        box = {"bbox": [x, y, 30, 20], "area": 600, "iscrowd": 0, "category_id": 1}
+        annotations.append({"id": number + 1, "image_id": number, **box})
+    content = {"images": images, "annotations": annotations}
+    content["categories"] = [{"id": 1, "name": "white"}]
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    source = find_split(folder, "val", "detect")
+    return build_index(source, task="detect", folder=folder / "index")
+
+
+def test_evaluator__windows_of_large_images_are_merged_in_their_places(tmp_path: Path):
+    # Each box lies whole in one window alone: they begin at 0 and 140.
+    index = white_boxes(tmp_path, [(10, 20), (200, 30), (20, 240), (230, 210)])
+    windows = TiledImages(index, SIZE, 20)
+    settings = EvaluationSettings(task="detect", input_size=(SIZE, SIZE), skips_unreadable=True)
+    told = []
+
+    def watch(done: int, total: int) -> bool:
+        told.append((done, total))
+        return True
+
+    result = Evaluator(index, settings, windows).evaluate(WhiteBoxes(), watch)
+    assert result.metrics.values["box_ap"] == pytest.approx(1.0)
+    np.testing.assert_array_equal(
+        result.found.boxes[:, :2], [(10, 20), (200, 30), (20, 240), (230, 210)]
+    )
+    assert told[-1] == (16, 16)
+
+    # An image whose windows cannot be read is told once; the others keep their places.
+    index.image_path(1).write_bytes(b"")
+    windows = TiledImages(index, SIZE, 20)
+    result = Evaluator(index, settings, windows).evaluate(WhiteBoxes())
+    assert (list(result.positions), len(result.unreadable)) == ([0, 2, 3], 1)
+    assert result.metrics.values["box_ap"] == pytest.approx(1.0)
 
 
 class WithoutInstances:

@@ -65,7 +65,9 @@ def add_evaluation(app: typer.Typer, serving: "Callable[[], ServingRuntimes]") -
         max_images: Annotated[
             int | None, typer.Option(min=1, help="At most so many, spread over the whole set.")
         ] = None,
-        batch_size: Annotated[int, typer.Option(min=1, help="Images at once, in torch.")] = 8,
+        batch_size: Annotated[
+            int, typer.Option(min=1, help="Images at once, where it takes several.")
+        ] = 8,
         input_size: Annotated[
             str | None, typer.Option(help="Of weights: 640, or HEIGHTxWIDTH (default: theirs).")
         ] = None,
@@ -163,11 +165,14 @@ def _measure(
 ) -> None:
     from model.repository import RepositoryModel
     from training.measuring.opening import open_model, require_runtime
+    from training.measuring.recording import require_recordable
     from training.measuring.subjects import WeightsFile
 
     require_runtime(subject, running.runtime, serving)
-    if outputs.record and not isinstance(subject, RepositoryModel):
-        raise ValueError("--record: weights have no manifest of evaluations; export them first")
+    if outputs.record:
+        if not isinstance(subject, RepositoryModel):
+            raise ValueError("--record: weights have no manifest of evaluations; export them first")
+        require_recordable(subject)
     if isinstance(subject, WeightsFile) and subject.path.suffix != ".safetensors":
         from training.measuring.classifiers import is_classifier, measure_classifier
 
@@ -182,8 +187,9 @@ def _measure(
     if outputs.detections is not None:
         require_suffix(outputs.detections, rotated=opened.identity.task == "rotated")
     measured = measure_detector(opened, running.postprocess, choice, stack)
-    _write(measured, subject, outputs)
+    # First what took long, whatever becomes of the files.
     _print(measured.measurement, as_json=outputs.json)
+    _write(measured, subject, outputs)
 
 
 def _refuse_what_detectors_have(choice: "DataChoice", outputs: Outputs) -> None:

@@ -97,8 +97,9 @@ class Measurement:
             num_instances=self.num_instances,
             settings=self.postprocess,
             runtime=self.runtime,
+            patches=self.patches,
             date=self.date[:10],
-            metrics=self.metrics.values,
+            metrics={name: round(value, 6) for name, value in self.metrics.values.items()},
         )
 
     def facts(self) -> dict[str, str]:

@@ -25,9 +25,6 @@ Precision = Literal["auto", "float32", "bf16", "f16"]
 #: Our runtimes beside those that serve.
 TORCH, ONNXRUNTIME = "torch", "onnxruntime"
 
-#: The number of candidates that a graph gives unless it was exported otherwise.
-_NUM_CANDIDATES = 1000
-
 
 class OpenServing(Protocol):
     """Opens an exported model in one of the runtimes that serve, by its name."""
@@ -134,14 +131,19 @@ def _open_weights(subject: WeightsFile, running: Running) -> OpenedModel:
     wanted = Wanted(running.variant, running.classes, input_size=running.input_size)
     opened = open_checkpoint(subject.path, wanted)
     manifest = opened.manifest
-    as_served = running.postprocess == "serving"
+    num_candidates = None
+    if running.postprocess == "serving":
+        from model.export import NUM_CANDIDATES
+
+        # As it would be exported.
+        num_candidates = NUM_CANDIDATES
     runtime = TorchNetwork(
         opened.network,
         task=manifest.task,
         input_size=manifest.input_size,
         device=device,
         precision=precision,
-        num_candidates=_NUM_CANDIDATES if as_served else None,
+        num_candidates=num_candidates,
     )
     identity = ModelIdentity(
         name=opened.name,

@@ -1,5 +1,7 @@
 """What was measured of an exported version, written into its manifest."""
 
+import os
+
 from model.manifest import MANIFEST_FILE, Evaluation, read_model_manifest, write_manifest
 from model.repository import RepositoryModel
 
@@ -21,12 +23,13 @@ def record(model: RepositoryModel, evaluation: Evaluation) -> None:
     write_manifest(manifest.model_copy(update={"versions": versions}), path)
 
 
-def _way(evaluation: Evaluation) -> tuple[str, str, int, str, str]:
+def require_recordable(model: RepositoryModel) -> None:
+    """Raise ValueError where the manifest cannot be written: better before the work."""
+    folder = model.graph_path.parent.parent
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"--record: {folder} cannot be written")
+
+
+def _way(evaluation: Evaluation) -> Evaluation:
     """What two evaluations must share for the newer to replace the older."""
-    return (
-        evaluation.dataset,
-        evaluation.split,
-        evaluation.num_images,
-        evaluation.settings,
-        evaluation.runtime,
-    )
+    return evaluation.model_copy(update={"metrics": {}, "date": "", "num_instances": 0})

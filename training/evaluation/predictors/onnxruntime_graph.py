@@ -2,9 +2,13 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import onnx
 
 
 class OnnxRuntimeGraph:
@@ -51,7 +55,7 @@ class OnnxRuntimeGraph:
         """Nothing to do: the session ends with the object."""
 
 
-def _open(model: "onnx.ModelProto", names: tuple[str, ...]) -> None:  # noqa: F821
+def _open(model: "onnx.ModelProto", names: tuple[str, ...]) -> None:
     """Let the graph give these of its tensors, and nothing else."""
     import onnx
 
