@@ -260,3 +260,25 @@ def test_evaluations__the_last_that_failed_is_tried_again_when_resumed(tmp_path:
     run(tmp_path, again=True)
     assert evaluations(tmp_path) == [(5, True)]
     assert (tmp_path / "best.safetensors").is_file()
+
+
+def test_evaluations__of_weights_that_cannot_be_written_end_no_run(tmp_path: Path) -> None:
+    (tmp_path / "evaluations").write_text("no folder")
+    trainer = toy_trainer(tmp_path, ToyWorkload(scores=SCORES), CONFIG)
+    assert trainer.run()
+    assert evaluations(tmp_path) == []
+    assert len(records(tmp_path, "problem")) == len(SCORES)
+    assert (tmp_path / "last.safetensors").is_file()
+
+
+def test_evaluations__whose_best_cannot_be_written_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "best.safetensors").mkdir()
+    config = replace(CONFIG, schedule=replace(CONFIG.schedule, epochs=2, last_stage_epochs=1))
+    assert toy_trainer(tmp_path, ToyWorkload(scores=SCORES), config).run()
+    assert evaluations(tmp_path) == []
+    (tmp_path / "best.safetensors").rmdir()
+    trainer = toy_trainer(tmp_path, ToyWorkload(scores=SCORES), config)
+    resume(trainer)
+    assert trainer.run()
+    assert evaluations(tmp_path) == [(2, True)]
+    assert (tmp_path / "best.safetensors").is_file()

@@ -169,6 +169,17 @@ def test_side_process__ends_when_it_is_abandoned(
     assert side.poll() is None
 
 
+def test_side_process__that_cannot_be_started_is_a_failure(
+    snapshot: Callable[[str], Snapshot], tmp_path: Path
+) -> None:
+    side = SideProcess([str(tmp_path / "missing")], log=tmp_path / "process.log")
+    side.begin(snapshot("0.5"))
+    event = side.poll()
+    assert isinstance(event, Failed)
+    assert "missing" in event.reason
+    assert side.poll() is None
+
+
 #: Has a snapshot evaluated and says so.
 _OWNER = """
 import sys

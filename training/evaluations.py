@@ -73,12 +73,19 @@ class Evaluations:
         self._go_on(standing)
 
     def request(self, standing: Standing, network: nn.Module) -> None:
-        """Have `network` evaluated as it is now. Raises OSError on a full disk."""
+        """Have `network` evaluated as it is now."""
 
         def save(weights: Path) -> None:
             self._workload.save(network, weights, {})
 
-        self._waiting.append(self._snapshots.write(standing.position.epoch, save))
+        epochs = standing.position.epoch
+        try:
+            self._waiting.append(self._snapshots.write(epochs, save))
+        except OSError as error:
+            # The checkpoint that follows says what is to be done about a full disk.
+            self.failure = str(error)
+            self._journal.evaluation_failed(standing, epochs, self.failure)
+            return
         self._go_on(standing)
         while len(self._waiting) > self._max_waiting:
             self._leave_out(standing, self._waiting.pop(0))
@@ -142,7 +149,8 @@ class Evaluations:
     def _take_in(self, standing: Standing, snapshot: Snapshot, outcome: Outcome | None) -> None:
         self._current = None
         if outcome is None:
-            return self._give_up(standing, snapshot, "its result cannot be read")
+            self._give_up(standing, snapshot, "its result cannot be read")
+            return
         for problem in outcome.unreadable:
             if problem not in self._unreadable:
                 self._unreadable.add(problem)
@@ -151,12 +159,15 @@ class Evaluations:
         value = values.get(self._workload.primary_metric)
         is_best = value is not None and (standing.best is None or value > standing.best)
         if is_best:
-            self._workload.publish(snapshot.weights, self._folder / "best", values)
+            try:
+                self._workload.publish(snapshot.weights, self._folder / "best", values)
+            except OSError as error:
+                self._give_up(standing, snapshot, str(error))
+                return
             standing.best = value
         standing.evaluated = snapshot.epochs
         self.failure = None
         self._journal.evaluated(standing, snapshot.epochs, outcome.metrics, is_best=is_best)
-        return None
 
     def _take_failure(self, standing: Standing, snapshot: Snapshot, failed: Failed) -> None:
         if failed.died and self._attempts < _MAX_ATTEMPTS:

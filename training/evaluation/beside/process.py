@@ -36,14 +36,19 @@ class SideProcess:
         self._process: subprocess.Popen[bytes] | None = None
         self._unread = b""
         self._is_busy = False
+        self._not_started: Failed | None = None
 
     def begin(self, snapshot: Snapshot) -> None:
         """Have a snapshot evaluated, by a new process where the last one has ended."""
         assert not self._is_busy
         if self._process is not None and self._process.poll() is not None:
             self._end()
-        self._process = self._process or self._started()
         self._is_busy = True
+        try:
+            self._process = self._process or self._started()
+        except OSError as error:
+            self._not_started = Failed(f"no process for it could be started: {error}", died=False)
+            return
         request = {"snapshot": str(snapshot.folder.absolute()), "epochs": snapshot.epochs}
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):  # then `poll` tells how it ended
@@ -53,7 +58,9 @@ class SideProcess:
         """The latest that it has said, or how it ended."""
         process = self._process
         if process is None:
-            return None
+            failed, self._not_started = self._not_started, None
+            self._is_busy = False
+            return failed
         assert process.stdout is not None
         try:
             chunk = os.read(process.stdout.fileno(), _CHUNK_BYTES)
@@ -78,6 +85,7 @@ class SideProcess:
     def abandon(self) -> None:
         """End the process: an evaluation cannot be taken back."""
         self._is_busy = False
+        self._not_started = None
         self._end()
 
     close = abandon
