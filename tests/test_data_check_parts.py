@@ -24,7 +24,7 @@ def pictures() -> list[np.ndarray]:
 
 def saved_anew(picture: np.ndarray, quality: int) -> np.ndarray:
     _, stored = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return cv2.imdecode(stored, cv2.IMREAD_COLOR)
+    return np.asarray(cv2.imdecode(stored, cv2.IMREAD_COLOR))
 
 
 def pairs(made: list[np.ndarray]) -> set[tuple[int, int]]:
