@@ -17,8 +17,10 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import rtmdet
+from model.__main__ import app as models_app
 from model.checkpoints.checkpoint_files import export_published, load_checkpoint, save_checkpoint
 from model.classifier import build_classifier
 from model.config import CLASSIFIERS, VARIANTS, Task
@@ -353,6 +355,9 @@ def test_eval__records_in_the_manifest_and_replaces_what_was_measured_alike(run,
         assert recorded.metrics == pytest.approx(first.json["metrics"], abs=1e-6)
         assert (recorded.dataset, recorded.split, recorded.num_images) == ("data", "val", 5)
         assert recorded.runtime == first.json["runtime"]
+        listing = ["models", "list", "--json", "--repository", str(rotated.repository)]
+        (shown,) = json.loads(CliRunner().invoke(models_app, listing).stdout)["models"]
+        assert shown["evaluations"][0]["metrics"] == recorded.metrics
     finally:
         path.write_text(before)
 
