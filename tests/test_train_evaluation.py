@@ -95,14 +95,17 @@ def processes_of(out: Path) -> list[psutil.Process]:
     ]
 
 
-def held_evaluation(out: Path, process: "subprocess.Popen[str]") -> psutil.Process:
-    """The evaluating process, stopped while it still gets ready."""
+def held_evaluation(
+    out: Path, process: "subprocess.Popen[str]", *, after: psutil.Process | None = None
+) -> psutil.Process:
+    """The evaluating process, or the one `after` another, stopped while it still gets ready."""
     deadline = time.monotonic() + PATIENCE_S
     usual = psutil.Process(process.pid).nice()
     while True:
         for each in processes_of(out):
+            is_evaluation = "training.evaluation.beside" in each.info["cmdline"]
             # It has stepped aside: from then on it ends with its parent, held or not.
-            if "training.evaluation.beside" in each.info["cmdline"] and each.nice() > usual:
+            if is_evaluation and each != after and each.nice() > usual:
                 each.suspend()
                 return each
         assert process.poll() is None, process.communicate()[1]
@@ -172,8 +175,9 @@ def test_train__two_ranks_go_on_and_a_killed_evaluation_begins_anew(
 ) -> None:
     out = tmp_path / "run"
     process = start(*new_run(shapes, out, "data.batch_size=1"), "--num-processes", "2")
-    held_evaluation(out, process).kill()
-    evaluation = held_evaluation(out, process)
+    first = held_evaluation(out, process)
+    first.kill()
+    evaluation = held_evaluation(out, process, after=first)
     wait_until_trained(out, process)
     [problem] = records(out, "problem")
     assert "evaluating after epoch 2 begins anew" in problem["message"]
@@ -204,8 +208,9 @@ def test_train__evaluations_that_die_end_no_run_but_are_no_success(
 ) -> None:
     out = tmp_path / "run"
     process = start(*new_run(shapes, out, "schedule.last_stage_epochs=0"))
-    for _ in range(2):
-        held_evaluation(out, process).kill()
+    first = held_evaluation(out, process)
+    first.kill()
+    held_evaluation(out, process, after=first).kill()
     said = end(process, 1)
     assert "finished, but no evaluation worked" in said
     assert f"rtmdet export {out}/last.safetensors" in said
