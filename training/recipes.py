@@ -150,12 +150,15 @@ def _finetune(config: RTMDetConfig) -> TrainConfig:
 
 
 def _shapes(config: RTMDetConfig) -> TrainConfig:
-    """For synthetic scenes of 320 pixels (`rtmdet data shapes`), from random weights, on a CPU.
+    """For 10,000 synthetic scenes of 320 pixels (`rtmdet data shapes`), on a CPU.
 
-    The two stages, the warm-up and the average in proportion to 7,500 steps. Scenes have shapes of
-    8 pixels at all angles already: nothing is turned, shrunk below half or mixed all the time.
+    The two stages, the warm-up and the average in proportion to few steps. Scenes have shapes of 8
+    pixels at all angles already: nothing is turned, shrunk below half or mixed all the time. Box
+    models start at random; the others are meant to start from the box model's weights
+    (`model.init`), which have learned to see shapes, and take half the steps.
     """
     base = _two_stage(config)
+    is_first = config.task == "detect"
     scales = (0.6, 1.6)
     mixing = StageConfig(
         name="mixing",
@@ -170,9 +173,15 @@ def _shapes(config: RTMDetConfig) -> TrainConfig:
         model=ModelConfig(name=config.name, input_size=(320, 320)),
         stages=(mixing, replace(mixing, name="jitter", mosaic=None, mixup=None)),
         data=replace(base.data, batch_size=8, num_workers=1, min_box_side=4.0),
-        optimizer=OptimizerConfig(lr=0.002, lr_batch_size=8, max_grad_norm=35.0),
+        optimizer=OptimizerConfig(
+            lr=0.002 if is_first else 0.001, lr_batch_size=8, max_grad_norm=35.0
+        ),
         schedule=replace(
-            base.schedule, epochs=6, last_stage_epochs=1, warmup_share=0.03, evaluate_every=2
+            base.schedule,
+            epochs=10 if is_first else 5,
+            last_stage_epochs=2 if is_first else 1,
+            warmup_share=0.03,
+            evaluate_every=2,
         ),
         ema=EMAConfig(horizon_share=0.036),
         loss=replace(base.loss, max_masks_per_image=64),
