@@ -110,7 +110,7 @@ def held_evaluation(
                 return each
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline, "nothing is evaluated"
-        time.sleep(0.05)
+        time.sleep(0.1)
 
 
 def records(out: Path, kind: str) -> list[dict[str, Any]]:
