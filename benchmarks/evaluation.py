@@ -22,7 +22,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from training.evaluation.coco_comparison import Kind
+from training.evaluation.coco_comparison import CocoKind, coco_tables
 from training.evaluation.coco_precision import coco_precision
 from training.evaluation.instances import Found, Truth
 
@@ -31,7 +31,7 @@ WIDTH, HEIGHT = 640, 480
 INSTANCES_PER_IMAGE = 7
 NUM_CORNERS = 24
 EQUAL = 5e-6
-KINDS: dict[Kind, tuple[str, str]] = {"box": ("bbox", "bbox"), "mask": ("segm", "segmentation")}
+KINDS: dict[CocoKind, tuple[str, str]] = {"box": ("bbox", "bbox"), "mask": ("segm", "segmentation")}
 #: Ours of pycocotools' twelve figures, in their order.
 FIGURES = (
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
@@ -118,7 +118,7 @@ def records_of(instances: Truth | Found) -> list[dict[str, Any]]:
 
 
 def files_of(
-    kind: Kind, truth: Truth, found: Found, num_classes: int
+    kind: CocoKind, truth: Truth, found: Found, num_classes: int
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """What the file of annotations holds, and the file of detections."""
     annotations = records_of(truth)
@@ -141,7 +141,9 @@ def files_of(
     return data_set, results
 
 
-def by_pycocotools(kind: Kind, data_set: dict[str, Any], results: list[dict[str, Any]]) -> _Floats:
+def by_pycocotools(
+    kind: CocoKind, data_set: dict[str, Any], results: list[dict[str, Any]]
+) -> _Floats:
     """The twelve figures."""
     with contextlib.redirect_stdout(io.StringIO()):
         data = COCO()
@@ -154,15 +156,16 @@ def by_pycocotools(kind: Kind, data_set: dict[str, Any], results: list[dict[str,
     return evaluation.stats
 
 
-def by_ours(kind: Kind, truth: Truth, found: Found, num_classes: int) -> _Floats:
+def by_ours(kind: CocoKind, truth: Truth, found: Found, num_classes: int) -> _Floats:
     """The same."""
-    of_classes = coco_precision(kind, truth, found, num_classes).values()
+    tables = coco_tables(kind, truth, found, num_classes)
+    of_classes = [coco_precision(each) for each in tables.values()]
     return np.array(
         [np.mean([each[name] for each in of_classes if name in each] or -1) for name in FIGURES]
     )
 
 
-def compare(kind: Kind, truth: Truth, found: Found, num_classes: int) -> bool:
+def compare(kind: CocoKind, truth: Truth, found: Found, num_classes: int) -> bool:
     """Print a line; whether the figures are equal."""
     begun = time.perf_counter()
     ours = by_ours(kind, truth, found, num_classes)

@@ -21,6 +21,7 @@ from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import build_index
 from training.data.run_lengths import decoded
 from training.evaluation.average_precision import average_precision
+from training.evaluation.comparison import compare
 from training.evaluation.evaluator import Evaluated, truth_of
 from training.evaluation.instances import Found, Truth
 from training.report.detection_report import write_report
@@ -85,8 +86,9 @@ def evaluated_on(truth: Truth, found: Found, classes: tuple[str, ...]) -> Evalua
     """As an evaluator would give it."""
     task: Task = "rotated" if truth.boxes.shape[1] == 5 else "detect"
     task = task if truth.masks is None else "instance"
-    metrics = average_precision(task, truth, found, classes)
-    return Evaluated(metrics, truth, found, range(len(truth.image_sizes)))
+    comparison = compare(task, truth, found, len(classes))
+    metrics = average_precision(comparison, classes)
+    return Evaluated(metrics, comparison, truth, found, range(len(truth.image_sizes)))
 
 
 FACTS: Mapping[str, str] = {

@@ -3,6 +3,7 @@
 import numpy as np
 
 from training.evaluation.average_precision import average_precision
+from training.evaluation.comparison import compare
 from training.evaluation.instances import Found, Truth
 
 
@@ -26,7 +27,8 @@ def rotated_set(instances, detections) -> tuple[Truth, Found]:
 
 
 def rotated_metrics(instances, detections) -> dict[str, float]:
-    return average_precision("rotated", *rotated_set(instances, detections), ("ship",)).values
+    comparison = compare("rotated", *rotated_set(instances, detections), 1)
+    return average_precision(comparison, ("ship",)).values
 
 
 BOX = (50, 50, 40, 20, 0.3)

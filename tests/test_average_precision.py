@@ -5,15 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from model.config import Task
 from tests.coco_cases import IOU_TYPES, STATISTICS, coco_case
 from tests.rotated_sets import BOX, rotated_metrics, rotated_set
-from training.evaluation.average_precision import average_precision, primary_metric
-from training.evaluation.instances import Found
+from training.evaluation.average_precision import Metrics, average_precision, primary_metric
+from training.evaluation.comparison import compare
+from training.evaluation.instances import Found, Truth
 
 CASE = coco_case(0, num_classes=4, num_labelled=3)
 CLASSES = CASE.classes
 #: Of the first class there are only crowds, of the last nothing.
 FOUND_CLASSES = {"class 1", "class 2"}
+
+
+def measured(task: Task, truth: Truth, found: Found) -> Metrics:
+    return average_precision(compare(task, truth, found, len(CLASSES)), CLASSES)
 
 
 def no_detections(has_masks: bool = False) -> Found:
@@ -28,14 +34,14 @@ def no_detections(has_masks: bool = False) -> Found:
 
 @pytest.mark.parametrize("kind", IOU_TYPES)
 def test_average_precision__is_pycocotools_own(kind):
-    values = average_precision("instance", *CASE.packed(), CLASSES).values
+    values = measured("instance", *CASE.packed()).values
 
     ours = [values[f"{kind}_{name}"] for name in STATISTICS]
     np.testing.assert_allclose(ours, CASE.by_pycocotools(kind).stats, rtol=0, atol=1e-9)
 
 
 def test_average_precision__has_boxes_alone_for_a_detector():
-    metrics = average_precision("detect", *CASE.packed(), CLASSES)
+    metrics = measured("detect", *CASE.packed())
 
     assert set(metrics.values) == {f"box_{name}" for name in STATISTICS}
 
@@ -59,11 +65,11 @@ def test_average_precision__leaves_out_a_class_that_is_never_to_be_found():
 
     assert (found.labels == 3).any()
     assert truth.ignored[truth.labels == 0].all()
-    assert set(average_precision("detect", truth, found, CLASSES).per_class) == FOUND_CLASSES
+    assert set(measured("detect", truth, found).per_class) == FOUND_CLASSES
 
 
 def test_average_precision__is_the_mean_over_the_classes_that_have_it():
-    metrics = average_precision("instance", *CASE.packed(), CLASSES)
+    metrics = measured("instance", *CASE.packed())
 
     for name, value in metrics.values.items():
         of_classes = [each[name] for each in metrics.per_class.values() if name in each]
@@ -74,15 +80,15 @@ def test_average_precision__does_not_change_with_more_images():
     truth, found = CASE.packed()
     wider = replace(truth, image_sizes=np.concatenate([truth.image_sizes, np.full((500, 2), 9)]))
 
-    metrics = average_precision("detect", wider, found, CLASSES)
-    assert metrics.values == average_precision("detect", truth, found, CLASSES).values
+    metrics = measured("detect", wider, found)
+    assert metrics.values == measured("detect", truth, found).values
     assert metrics.num_images == 524
 
 
 def test_average_precision__without_detections_is_zero():
     truth, _ = CASE.packed()
 
-    values = average_precision("instance", truth, no_detections(has_masks=True), CLASSES).values
+    values = measured("instance", truth, no_detections(has_masks=True)).values
     assert set(values.values()) == {0.0}
 
 
@@ -97,7 +103,7 @@ def test_average_precision__refuses_a_set_with_nothing_to_be_found(task):
     found = no_detections(has_masks=task == "instance")
 
     with pytest.raises(ValueError, match="nothing to be found in the validation images"):
-        average_precision(task, crowds, found, CLASSES)
+        measured(task, crowds, found)
 
 
 @pytest.mark.parametrize("task", ["detect", "instance", "rotated"])
@@ -107,7 +113,7 @@ def test_primary_metric__is_among_the_metrics(task):
     else:
         truth, found = CASE.packed()
 
-    assert primary_metric(task) in average_precision(task, truth, found, CLASSES).values
+    assert primary_metric(task) in measured(task, truth, found).values
 
 
 def test_found__joined_parts_do_not_depend_on_how_they_were_shared_out():

@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from tests.coco_cases import STATISTICS, CocoCase, coco_case
-from training.evaluation.coco_comparison import compared
+from training.evaluation.coco_comparison import coco_tables
 from training.evaluation.coco_precision import coco_precision
 from training.evaluation.instances import Found, Truth
 
@@ -64,7 +64,8 @@ CASES: dict[str, Callable[[int], CocoCase]] = {
 
 def ours(kind: str, truth: Truth, found: Found, num_classes: int) -> np.ndarray:
     """The statistics as pycocotools orders them, -1 where there is nothing to be found."""
-    figures = coco_precision(kind, truth, found, num_classes).values()
+    tables = coco_tables(kind, truth, found, num_classes)  # type: ignore[arg-type]
+    figures = [coco_precision(each) for each in tables.values()]
     return np.array(
         [np.mean([each[name] for each in figures if name in each] or -1) for name in STATISTICS]
     )
@@ -99,7 +100,8 @@ def test_coco_precision__of_each_class_is_pycocotools_own(kind):
     evaluation = case.by_pycocotools(kind)
     precision = evaluation.eval["precision"][..., 0, -1].mean(axis=(0, 1))
     recall = evaluation.eval["recall"][..., 0, -1].mean(axis=0)
-    figures = coco_precision(kind, *case.packed(), len(case.classes))
+    tables = coco_tables(kind, *case.packed(), len(case.classes))
+    figures = {label: coco_precision(each) for label, each in tables.items()}
     assert sorted(figures) == np.flatnonzero(precision >= 0).tolist() == list(range(1, 10))
     for label, of_class in figures.items():
         assert of_class["ap"] == pytest.approx(precision[label], abs=1e-9)
@@ -107,11 +109,11 @@ def test_coco_precision__of_each_class_is_pycocotools_own(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_compared__tables_are_pycocotools_own(kind):
+def test_coco_tables__of_each_class_are_pycocotools_own(kind):
     case = coco_case(6, num_classes=4, num_labelled=4)
 
     theirs = case.by_pycocotools(kind).eval
-    tables = compared(kind, *case.packed(), len(case.classes))
+    tables = coco_tables(kind, *case.packed(), len(case.classes))
     for label, each in tables.items():
         np.testing.assert_allclose(each.precision, theirs["precision"][:, :, label, :, -1])
         np.testing.assert_array_equal(each.scores, theirs["scores"][:, :, label, :, -1])
@@ -186,8 +188,8 @@ def test_coco_precision__of_more_than_255_instances_and_detections_of_a_class_in
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_coco_precision__says_nothing(kind, capfd):
+def test_coco_tables__says_nothing(kind, capfd):
     case = coco_case(0, num_images=6)
 
-    coco_precision(kind, *case.packed(), len(case.classes))
+    coco_tables(kind, *case.packed(), len(case.classes))
     assert capfd.readouterr() == ("", "")

@@ -10,6 +10,7 @@ import shapely.affinity
 
 from tests.data_sets import index_of, write_image, write_lines
 from training.evaluation.average_precision import Metrics, average_precision
+from training.evaluation.comparison import compare
 from training.evaluation.instances import Found, Truth
 
 DOTA_LABELS = {
@@ -42,6 +43,9 @@ DOTA_DETECTIONS = [
     (1, (100, 170, 100, 50, 0.2), 0.5),
 ]
 
+#: Classes of the random sets.
+NAMES = ("one", "two", "three")
+
 
 @pytest.fixture(scope="module")
 def dota_metrics(tmp_path_factory) -> Metrics:
@@ -65,7 +69,7 @@ def dota_metrics(tmp_path_factory) -> Metrics:
         scores=np.array([row[2] for row in DOTA_DETECTIONS], np.float32),
         boxes=np.array([row[1] for row in DOTA_DETECTIONS], np.float32),
     )
-    return average_precision("rotated", truth, found, index.classes)
+    return average_precision(compare("rotated", truth, found, 2), index.classes)
 
 
 def test_rotated_precision__of_a_dota_set_by_hand(dota_metrics):
@@ -175,8 +179,8 @@ def random_rotated(seed: int) -> tuple[Truth, Found]:
 def test_rotated_precision__is_that_of_exact_polygons(seed):
     truth, found = random_rotated(seed)
 
-    metrics = average_precision("rotated", truth, found, ("one", "two", "three"))
-    for label, name in enumerate(("one", "two", "three")):
+    metrics = average_precision(compare("rotated", truth, found, 3), NAMES)
+    for label, name in enumerate(NAMES):
         area, eleven_points = by_polygons(truth, found, label, 0.5)
         assert 0.1 < area < 0.95
         assert metrics.per_class[name]["rotated_ap50"] == pytest.approx(area, abs=1e-9)
@@ -190,5 +194,5 @@ def test_rotated_precision__comparison_with_polygons_notices_difficult_instances
     area, _ = by_polygons(truth, found, 1, 0.5)
     truth.ignored[:] = False
 
-    values = average_precision("rotated", truth, found, ("one", "two", "three")).per_class["two"]
+    values = average_precision(compare("rotated", truth, found, 3), NAMES).per_class["two"]
     assert abs(values["rotated_ap50"] - area) > 1e-3

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from training.evaluation.average_precision import Metrics
+from training.evaluation.comparison import compare
 from training.evaluation.evaluator import Evaluated
 from training.evaluation.instances import Found, Truth
 from training.report.charts import column_chart
@@ -79,7 +80,9 @@ def an_evaluation(num_images: int, num_classes: int, *, width: int = 4, found: b
     if not found:
         detections = Found(*(each[:0] for each in list(vars(detections).values())[:4]))
     values = {"rotated_ap50" if width == 5 else "box_ap": 0.4141}
-    return Evaluated(Metrics(values, {}, num_images), truth, detections, range(num_images))
+    comparison = compare("rotated" if width == 5 else "detect", truth, detections, num_classes)
+    metrics = Metrics(values, {}, num_images)
+    return Evaluated(metrics, comparison, truth, detections, range(num_images))
 
 
 class Page(HTMLParser):
@@ -228,9 +231,11 @@ def test_report__masks_are_outlined(tmp_path: Path) -> None:
     distances = np.hypot(*(outline / view.scale + 0.5 - (25.5, 20.5)).T)
     assert distances.min() > 11
     assert distances.max() < 13.5
+    found = replace(evaluated.found, masks=(counts, counts))
+    comparison = compare("instance", truth, found, 1)
     page = report(
         tmp_path,
-        replace(evaluated, truth=truth, found=replace(evaluated.found, masks=(counts, counts))),
+        replace(evaluated, comparison=comparison, truth=truth, found=found),
         ("cat",),
         score_threshold=0.0,
     )

@@ -3,29 +3,15 @@
 Boxes and masks by COCO's rules, rotated boxes by DOTA's. All values are fractions. Torch-free.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from model.config import Task
 from training.evaluation.coco_precision import coco_precision
-from training.evaluation.instances import Found, Truth
+from training.evaluation.comparison import Comparison, Kind
 from training.evaluation.rotated_precision import rotated_precision
-
-#: Figures of every label of which there is an instance to be found, given the number of classes.
-_Measure = Callable[[Truth, Found, int], dict[int, dict[str, float]]]
-
-_BOXES: _Measure = partial(coco_precision, "box")
-_MASKS: _Measure = partial(coco_precision, "mask")
-
-#: What is measured for a task; each name leads its metrics' names.
-_MEASURES: Mapping[Task, Mapping[str, _Measure]] = {
-    "detect": {"box": _BOXES},
-    "instance": {"box": _BOXES, "mask": _MASKS},
-    "rotated": {"rotated": rotated_precision},
-}
 
 _PRIMARY: Mapping[Task, str] = {
     "detect": "box_ap",
@@ -55,21 +41,19 @@ def primary_metric(task: Task) -> str:
     return _PRIMARY[task]
 
 
-def average_precision(task: Task, truth: Truth, found: Found, classes: Sequence[str]) -> Metrics:
+def average_precision(comparison: Comparison, classes: Sequence[str]) -> Metrics:
     """The metrics of what was found, each the mean over the classes that have it.
 
     A class without an instance that is to be found is left out, whatever was found of it.
 
     Raises ValueError if there is nothing to be found at all.
     """
-    measured = {
-        name: measure(truth, found, len(classes)) for name, measure in _MEASURES[task].items()
-    }
+    measured = _figures(comparison)
     labels = sorted({label for figures in measured.values() for label in figures})
     per_class = {
         classes[label]: {
-            f"{name}_{metric}": value
-            for name, figures in measured.items()
+            f"{kind}_{metric}": value
+            for kind, figures in measured.items()
             for metric, value in figures[label].items()
         }
         for label in labels
@@ -84,4 +68,16 @@ def average_precision(task: Task, truth: Truth, found: Found, classes: Sequence[
         metric: float(np.mean([v[metric] for v in per_class.values() if metric in v]))
         for metric in names
     }
-    return Metrics(means, per_class, len(truth.image_sizes))
+    return Metrics(means, per_class, comparison.num_images)
+
+
+def _figures(comparison: Comparison) -> dict[Kind, dict[int, dict[str, float]]]:
+    """What is measured, by kind, label and name."""
+    measured: dict[Kind, dict[int, dict[str, float]]] = {
+        kind: {label: coco_precision(each) for label, each in tables.items()}
+        for kind, tables in comparison.coco.items()
+    }
+    if comparison.rotated is not None:
+        of_labels = comparison.rotated.items()
+        measured["rotated"] = {label: rotated_precision(each) for label, each in of_labels}
+    return measured

@@ -5,7 +5,6 @@ the images where it occurs: the tables are the same, as classes do not meet in t
 bounded by the largest class.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from training.evaluation.instances import SIZES, Found, Ints, Truth
 
 #: What is compared.
-Kind = Literal["box", "mask"]
+CocoKind = Literal["box", "mask"]
 
 #: Detections of one class in one image that count, the best ones; the last is for precision.
 DETECTION_LIMITS: tuple[int, ...] = (1, 10, 100)
@@ -27,7 +26,7 @@ DETECTION_LIMITS: tuple[int, ...] = (1, 10, 100)
 COCO_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
 
 #: The package's names of the kinds.
-_IOU_TYPES: dict[Kind, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
+_IOU_TYPES: dict[CocoKind, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 
 _CATEGORY = 1
 
@@ -37,7 +36,8 @@ _Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class CocoTables:
-    """What COCO's figures of one class are means of; t overlaps, s sizes (all of them, then SIZES).
+    """What COCO's figures of one class are means of, at the t COCO_THRESHOLDS and of s sizes (all
+    of them, then SIZES).
 
     `precision` [t, 101, s] at recalls 0, 0.01, ... 1, 0 where a recall is not reached, and `scores`
     [t, 101, s] of the detections that reach them; `recall` [t, s, 3] with each of
@@ -49,18 +49,14 @@ class CocoTables:
     recall: _Floats
 
 
-def compared(
-    kind: Kind,
-    truth: Truth,
-    found: Found,
-    num_classes: int,
-    thresholds: Sequence[float] = COCO_THRESHOLDS,
+def coco_tables(
+    kind: CocoKind, truth: Truth, found: Found, num_classes: int
 ) -> dict[int, CocoTables]:
     """The tables of every label of which there is an instance to be found."""
     of_truth = _rows_by_label(truth.labels, num_classes)
     of_found = _rows_by_label(found.labels, num_classes)
     return {
-        label: _tables(kind, truth, of_truth[label], found, of_found[label], thresholds)
+        label: _tables(kind, truth, of_truth[label], found, of_found[label])
         for label in range(num_classes)
         if not truth.ignored[of_truth[label]].all()
     }
@@ -74,12 +70,7 @@ def _rows_by_label(labels: Ints, num_classes: int) -> list[_Rows]:
 
 
 def _tables(
-    kind: Kind,
-    truth: Truth,
-    of_truth: _Rows,
-    found: Found,
-    of_found: _Rows,
-    thresholds: Sequence[float],
+    kind: CocoKind, truth: Truth, of_truth: _Rows, found: Found, of_found: _Rows
 ) -> CocoTables:
     """From these rows: instances and detections of one class."""
     images = np.union1d(truth.images[of_truth], found.images[of_found])
@@ -89,7 +80,7 @@ def _tables(
         iouType=_IOU_TYPES[kind],
         print_function=_say_nothing,
     )
-    evaluation.params.iouThrs = np.array(thresholds)
+    evaluation.params.iouThrs = np.array(COCO_THRESHOLDS)
     evaluation.params.maxDets = list(DETECTION_LIMITS)
     evaluation.params.areaRng = [[0, 1e10], *(list(size) for size in SIZES.values())]
     evaluation.evaluate()
@@ -118,7 +109,7 @@ def _data_set(truth: Truth, images: Ints, annotations: list[dict[str, Any]]) -> 
     )
 
 
-def _instances(kind: Kind, truth: Truth, rows: _Rows) -> list[dict[str, Any]]:
+def _instances(kind: CocoKind, truth: Truth, rows: _Rows) -> list[dict[str, Any]]:
     records = _records(kind, truth, rows, truth.image_sizes)
     areas, ignored = truth.areas[rows].tolist(), truth.ignored[rows].tolist()
     for record, area, is_ignored in zip(records, areas, ignored, strict=True):
@@ -126,7 +117,7 @@ def _instances(kind: Kind, truth: Truth, rows: _Rows) -> list[dict[str, Any]]:
     return records
 
 
-def _detections(kind: Kind, truth: Truth, found: Found, rows: _Rows) -> list[dict[str, Any]]:
+def _detections(kind: CocoKind, truth: Truth, found: Found, rows: _Rows) -> list[dict[str, Any]]:
     records = _records(kind, found, rows, truth.image_sizes)
     for record, score in zip(records, found.scores[rows].tolist(), strict=True):
         record["score"] = score
@@ -134,7 +125,7 @@ def _detections(kind: Kind, truth: Truth, found: Found, rows: _Rows) -> list[dic
 
 
 def _records(
-    kind: Kind, instances: Truth | Found, rows: _Rows, image_sizes: Ints
+    kind: CocoKind, instances: Truth | Found, rows: _Rows, image_sizes: Ints
 ) -> list[dict[str, Any]]:
     """What the package wants to know of both, with areas of what is compared."""
     extents = _boxes(instances, rows) if kind == "box" else _masks(instances, rows, image_sizes)

@@ -3,24 +3,17 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.coco_comparison import DETECTION_LIMITS, CocoTables, Kind, compared
-from training.evaluation.instances import SIZES, Found, Truth
+from training.evaluation.coco_comparison import DETECTION_LIMITS, CocoTables
+from training.evaluation.instances import SIZES
 
 
-def coco_precision(
-    kind: Kind, truth: Truth, found: Found, num_classes: int
-) -> dict[int, dict[str, float]]:
-    """Figures of every label of which there is an instance to be found, as fractions.
+def coco_precision(tables: CocoTables) -> dict[str, float]:
+    """Figures of one class by name, as fractions.
 
     Average precision at most 100 detections: `ap` (0.50:0.95), `ap50`, `ap75`. Average recall, with
     the best 1, 10 and 100 detections of each image: `ar1`, `ar10`, `ar100`. By size, where the
     class has instances of that size: `ap_small`, `ap_medium`, `ap_large`, `ar_small`, ...
     """
-    tables = compared(kind, truth, found, num_classes)
-    return {label: _figures(of_class) for label, of_class in tables.items()}
-
-
-def _figures(tables: CocoTables) -> dict[str, float]:
     precision, recall = tables.precision, tables.recall
     values: dict[str, NDArray[np.float64]] = {
         "ap": precision[:, :, 0],

@@ -6,28 +6,16 @@ COCO's 101 recalls.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.config import Task
-from training.evaluation.coco_comparison import Kind as CocoKind
-from training.evaluation.coco_comparison import compared
-from training.evaluation.instances import Found, Truth
-from training.evaluation.rotated_matching import ranked_detections
-
-#: What is compared.
-Kind = Literal["box", "mask", "rotated"]
+from training.evaluation.coco_comparison import COCO_THRESHOLDS
+from training.evaluation.comparison import Comparison, Kind
+from training.evaluation.rotated_matching import RankedDetections
 
 #: COCO's recalls: 0, 0.01, ... 1.
 RECALLS = np.linspace(0, 1, 101)
-
-_COCO_KINDS: Mapping[Task, tuple[CocoKind, ...]] = {
-    "detect": ("box",),
-    "instance": ("box", "mask"),
-    "rotated": (),
-}
 
 _Floats = NDArray[np.float64]
 
@@ -48,32 +36,33 @@ class Curve:
 
 
 def precision_recall(
-    task: Task, truth: Truth, found: Found, classes: Sequence[str], iou: float = 0.5
+    comparison: Comparison, classes: Sequence[str], iou: float = 0.5
 ) -> dict[Kind, dict[str, Curve]]:
     """The curve of every class of which there is an instance to be found, by kind and name.
 
-    `iou`: the overlap from which on (of rotated boxes: above which) a detection is right, between 0
-    and 1; 0.5 and 0.75 are those of AP50 and AP75. With COCO's kinds the mean of a curve's
-    precisions is the class's average precision at that overlap.
+    `iou`: the overlap from which on (of rotated boxes: above which) a detection is right, one of
+    COCO's 0.5, 0.55, ... 0.95; 0.5 and 0.75 are those of AP50 and AP75. With COCO's kinds the mean
+    of a curve's precisions is the class's average precision at that overlap.
 
-    Raises ValueError for an overlap out of range.
+    Raises ValueError for any other overlap.
     """
-    return precision_recall_at(task, truth, found, classes, [iou])[iou]
-
-
-def precision_recall_at(
-    task: Task, truth: Truth, found: Found, classes: Sequence[str], ious: Sequence[float]
-) -> dict[float, dict[Kind, dict[str, Curve]]]:
-    """The same at several overlaps, for which everything is compared only once."""
-    for iou in ious:
-        if not 0 < iou < 1:
-            raise ValueError(f"the overlap of a curve must lie between 0 and 1, got {iou}")
-    by_kind: dict[Kind, dict[float, dict[str, Curve]]] = {
-        kind: _coco_curves(kind, truth, found, classes, ious) for kind in _COCO_KINDS[task]
+    (places,) = np.nonzero(np.isclose(COCO_THRESHOLDS, iou))
+    if not len(places):
+        raise ValueError(f"the overlap of a curve is one of COCO's 0.5, 0.55, ... 0.95, got {iou}")
+    (place,) = places.tolist()
+    curves: dict[Kind, dict[str, Curve]] = {
+        kind: {
+            classes[label]: Curve(
+                RECALLS, each.precision[place, :, 0], each.scores[place, :, 0], iou
+            )
+            for label, each in tables.items()
+        }
+        for kind, tables in comparison.coco.items()
     }
-    if task == "rotated":
-        by_kind["rotated"] = _rotated_curves(truth, found, classes, ious)
-    return {iou: {kind: curves[iou] for kind, curves in by_kind.items()} for iou in ious}
+    if comparison.rotated is not None:
+        of_labels = comparison.rotated.items()
+        curves["rotated"] = {classes[label]: _rotated_curve(each, iou) for label, each in of_labels}
+    return curves
 
 
 def over_all_classes(curves: Mapping[str, Curve]) -> Curve:
@@ -90,39 +79,12 @@ def over_all_classes(curves: Mapping[str, Curve]) -> Curve:
     return Curve(RECALLS, precisions, None, overlaps.pop())
 
 
-def _coco_curves(
-    kind: CocoKind, truth: Truth, found: Found, classes: Sequence[str], ious: Sequence[float]
-) -> dict[float, dict[str, Curve]]:
-    tables = compared(kind, truth, found, len(classes), ious)
-    return {
-        iou: {
-            classes[label]: Curve(
-                RECALLS, each.precision[place, :, 0], each.scores[place, :, 0], iou
-            )
-            for label, each in tables.items()
-        }
-        for place, iou in enumerate(ious)
-    }
-
-
-def _rotated_curves(
-    truth: Truth, found: Found, classes: Sequence[str], ious: Sequence[float]
-) -> dict[float, dict[str, Curve]]:
-    curves: dict[float, dict[str, Curve]] = {iou: {} for iou in ious}
-    for label, name in enumerate(classes):
-        detections = ranked_detections(truth, found, label)
-        for iou in ious:
-            curve = detections.curve(iou)
-            if curve is not None:
-                curves[iou][name] = _at_recalls(*curve, detections.scores, iou)
-    return curves
-
-
-def _at_recalls(
-    recall: _Floats, precision: _Floats, scores: NDArray[np.float32], iou: float
-) -> Curve:
-    """From recall, precision and score of each detection [m], best first."""
+def _rotated_curve(detections: RankedDetections, iou: float) -> Curve:
+    curve = detections.curve(iou)
+    assert curve is not None
+    recall, precision = curve
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
     first = np.searchsorted(recall, RECALLS, side="left")
     # One more stands for the recalls that no detection reaches.
-    return Curve(RECALLS, np.append(best_from_here, 0)[first], np.append(scores, 0.0)[first], iou)
+    precisions = np.append(best_from_here, 0)[first]
+    return Curve(RECALLS, precisions, np.append(detections.scores, 0.0)[first], iou)

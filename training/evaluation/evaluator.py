@@ -17,6 +17,7 @@ from model.postprocess import PUBLISHED_SETTINGS, SERVING_SETTINGS, PostprocessS
 from training.data.indexing.detection_index import EvaluationAnnotations
 from training.data.sampling.images import UnreadableImage
 from training.evaluation.average_precision import Metrics, average_precision, primary_metric
+from training.evaluation.comparison import Comparison, compare
 from training.evaluation.inference import ImageFiles
 from training.evaluation.instances import Found, Truth
 from training.evaluation.pipeline import Outcome, Pipeline
@@ -96,6 +97,7 @@ class Evaluated:
     """
 
     metrics: Metrics
+    comparison: Comparison
     truth: Truth
     found: Found
     positions: Sequence[int]
@@ -184,9 +186,10 @@ class Evaluator:
         if self._windows is not None:
             found = self._windows.merged(found)
         found = replace(found, images=np.searchsorted(positions, found.images))
-        truth = self._truth_at(positions)
-        metrics = average_precision(self._settings.task, truth, found, self._images.classes)
-        return Evaluated(metrics, truth, found, positions, unreadable)
+        truth, classes = self._truth_at(positions), self._images.classes
+        comparison = compare(self._settings.task, truth, found, len(classes))
+        metrics = average_precision(comparison, classes)
+        return Evaluated(metrics, comparison, truth, found, positions, unreadable)
 
     def _truth_at(self, positions: list[int]) -> Truth:
         if self._truth is None or self._truth[0] != positions:

@@ -68,8 +68,17 @@ class _Placed(NamedTuple):
     boxes: NDArray[np.floating]
 
 
-def ranked_detections(truth: Truth, found: Found, label: int) -> RankedDetections:
-    """What was found of one class. Equal scores keep their order."""
+def ranked_by_label(truth: Truth, found: Found, num_classes: int) -> dict[int, RankedDetections]:
+    """What was found of every label of which there is an instance to be found."""
+    return {
+        label: _ranked(truth, found, label)
+        for label in range(num_classes)
+        if not truth.ignored[truth.labels == label].all()
+    }
+
+
+def _ranked(truth: Truth, found: Found, label: int) -> RankedDetections:
+    """Equal scores keep their order."""
     instances = np.flatnonzero(truth.labels == label)
     rows = np.flatnonzero(found.labels == label)
     rows = rows[np.argsort(-found.scores[rows], kind="stable")]

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from training.evaluation.instances import SIZES, Found, Truth
-from training.evaluation.rotated_matching import RankedDetections, ranked_detections
+from training.evaluation.instances import SIZES
+from training.evaluation.rotated_matching import RankedDetections
 
 #: Overlaps over which COCO's mean is taken.
 _THRESHOLDS: Sequence[float] = (np.arange(50, 100, 5) / 100).tolist()
@@ -14,8 +14,8 @@ _THRESHOLDS: Sequence[float] = (np.arange(50, 100, 5) / 100).tolist()
 _Floats = NDArray[np.float64]
 
 
-def rotated_precision(truth: Truth, found: Found, num_classes: int) -> dict[int, dict[str, float]]:
-    """Average precisions of every label of which there is an instance to be found, as fractions.
+def rotated_precision(detections: RankedDetections) -> dict[str, float]:
+    """Average precisions of one class by name, as fractions; it has instances to be found.
 
     `ap` (0.50:0.95), `ap50`, `ap75` by the area under the curve, and `ap50_voc07` at eleven
     recalls, as DOTA's figures are. `ap_small`, `ap_medium`, `ap_large` (0.50:0.95), where the class
@@ -23,15 +23,6 @@ def rotated_precision(truth: Truth, found: Found, num_classes: int) -> dict[int,
     what becomes of the rest: instances of other sizes are difficult ones, and a detection of
     another size is not wrong.
     """
-    return {
-        label: _figures(truth, found, label)
-        for label in range(num_classes)
-        if not truth.ignored[truth.labels == label].all()
-    }
-
-
-def _figures(truth: Truth, found: Found, label: int) -> dict[str, float]:
-    detections = ranked_detections(truth, found, label)
     curve = detections.curve(_THRESHOLDS[0])
     assert curve is not None
     areas = _areas(detections)

@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 
 from training.evaluation.average_precision import primary_metric
-from training.evaluation.curves import precision_recall_at
+from training.evaluation.curves import precision_recall
 from training.evaluation.mistake_totals import DUPLICATE_COST, totals_by_class, worst_images
 from training.evaluation.mistakes import Judged, Verdict, best_threshold, f1_curve, judged
 from training.report import tables
@@ -100,8 +100,7 @@ def _worst(inputs: ReportInputs, result: Judged) -> dict[str, Any]:
 def _by_class(inputs: ReportInputs, result: Judged) -> dict[str, Any]:
     """The sections that compare classes."""
     evaluated, classes = inputs.evaluated, inputs.classes
-    truth, found = evaluated.truth, evaluated.found
-    by_iou = precision_recall_at(inputs.task, truth, found, classes, _IOUS)
+    by_iou = {iou: precision_recall(evaluated.comparison, classes, iou) for iou in _IOUS}
     first = by_iou[_IOUS[0]]
     charts: list[Markup] = []
     for kind, curves in first.items():

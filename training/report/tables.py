@@ -8,7 +8,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from training.evaluation.average_precision import Metrics
-from training.evaluation.curves import Curve, Kind
+from training.evaluation.comparison import Kind
+from training.evaluation.curves import Curve
 from training.evaluation.mistake_totals import Totals, totals_by_class, totals_by_size
 from training.evaluation.mistakes import SIZES, Judged, Outcome, Verdict
 from training.report import kinds
