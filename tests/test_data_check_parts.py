@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from model.rotated_iou import rotated_iou
-from training.data.checking.boxes import SAME_IOU, overhang, same_pairs, share_inside
+from training.data.checking.boxes import SAME_IOU, iou, overhang, same_pairs, share_inside
 from training.data.checking.file_facts import file_facts
 from training.data.checking.likeness import Likeness, alike_pairs, likeness
 from training.data.checking.outlines import (
@@ -122,9 +122,11 @@ def test_same_pairs__are_those_of_all_pairs() -> None:
     a, b = np.triu_indices(len(boxes), 1)
     same = rotated_iou(boxes[a], boxes[b]) > SAME_IOU
 
-    found = {(pair.first, pair.second) for pair in same_pairs(boxes)}
+    found = {pair.second: pair.first for pair in same_pairs(boxes)}
 
-    assert found == set(zip(a[same].tolist(), b[same].tolist(), strict=True))
+    # Of several earlier ones the earliest.
+    every = sorted(zip(a[same].tolist(), b[same].tolist(), strict=True), reverse=True)
+    assert found == {second: first for first, second in every}
     assert len(found) > 100
 
 
@@ -133,8 +135,24 @@ def test_same_pairs__of_many_upright_boxes() -> None:
     boxes = np.concatenate([low, low + 20], axis=1)
     boxes[650] = boxes[3] + 0.2
 
-    assert (3, 650) in {(pair.first, pair.second) for pair in same_pairs(boxes)}
-    assert list(same_pairs(boxes[:1])) == []
+    found = same_pairs(boxes)
+
+    assert (3, 650) in found
+    assert all(iou(tuple(boxes[a]), tuple(boxes[b])) > SAME_IOU for a, b in found)
+    assert same_pairs(boxes[:1]) == []
+    assert same_pairs(np.zeros((0, 5))) == []
+
+
+@pytest.mark.parametrize("num_sides", [4, 5])
+def test_same_pairs__of_thousands_of_copies_are_one_for_each(num_sides: int) -> None:
+    box = [10, 10, 30, 50, 0.3][:num_sides]
+    boxes = np.tile(np.array(box, np.float64), (20_000, 1))
+    boxes[7] += 400
+
+    pairs = same_pairs(boxes)
+
+    assert {pair.first for pair in pairs} == {0}
+    assert [pair.second for pair in pairs] == [*range(1, 7), *range(8, 20_000)]
 
 
 def test_file_facts__damaged_heads_end_nowhere() -> None:

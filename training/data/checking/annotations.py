@@ -116,11 +116,7 @@ class AnnotationChecks:
     def _check_pairs(self, image: ImageRecord, trained: list[_Trained]) -> None:
         if len(trained) < 2:
             return
-        told: set[int] = set()
         for pair in same_pairs(np.array([each.box for each in trained])):
-            if pair.second in told:
-                continue
-            told.add(pair.second)
             first, second = trained[pair.first].position, trained[pair.second].position
             code, what = _kind_of_pair(image.instances[first], image.instances[second])
             self._note(code, image, first, second, what=what)

@@ -10,8 +10,8 @@ from model.rotated_iou import rotated_iou
 
 #: Boxes of more than this overlap are taken for the same.
 SAME_IOU = 0.9
-#: So many rows of the table of all pairs are computed at a time.
-_ROWS_PER_CHUNK = 256
+#: A box is compared with so many that lie next to it, from left to right, at most.
+_MOST_COMPARED = 1000
 
 
 class Pair(NamedTuple):
@@ -19,47 +19,79 @@ class Pair(NamedTuple):
 
     first: int
     second: int
-    iou: float
 
 
-def same_pairs(boxes: NDArray[np.floating]) -> Iterator[Pair]:
-    """Pairs among boxes [n, 4], or rotated ones [n, 5], that overlap by more than `SAME_IOU`."""
-    if len(boxes) < 2:
-        return
+def same_pairs(boxes: NDArray[np.floating]) -> list[Pair]:
+    """Boxes [n, 4], or rotated ones [n, 5], that overlap an earlier one by more than `SAME_IOU`.
+
+    Each stands as `second` once: with the first of its exact copies, else with the earliest.
+    """
+    boxes = boxes.astype(np.float64)
+    equal, kept = _equal_pairs(boxes)
+    earliest = dict(equal)
+    for rows, others in _neighbours(boxes[kept]):
+        rows, others = kept[rows], kept[others]
+        same = _overlaps(boxes[rows], boxes[others]) > SAME_IOU
+        for pair in zip(rows[same].tolist(), others[same].tolist(), strict=True):
+            first, second = min(pair), max(pair)
+            earliest[second] = min(first, earliest.get(second, first))
+    return sorted(Pair(first, second) for second, first in earliest.items())
+
+
+def _equal_pairs(boxes: NDArray[np.float64]) -> tuple[dict[int, int], NDArray[np.int64]]:
+    """Positions to those of the first box of the same numbers, and the positions of all first ones.
+
+    Exact copies are no work for the search, where thousands of them would be compared in pairs.
+    """
+    _, first, group = np.unique(boxes, axis=0, return_index=True, return_inverse=True)
+    first_of_each = first[group.ravel()]
+    copies = np.flatnonzero(first_of_each != np.arange(len(boxes)))
+    pairs = zip(copies.tolist(), first_of_each[copies].tolist(), strict=True)
+    return dict(pairs), np.sort(first).astype(np.int64)
+
+
+def _neighbours(
+    boxes: NDArray[np.float64],
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Rows and others that may overlap so much: they have nearly one centre and one area."""
     if boxes.shape[1] == 5:
-        yield from _same_rotated(boxes.astype(np.float64))
-        return
-    for start in range(0, len(boxes), _ROWS_PER_CHUNK):
-        overlaps = iou_table(boxes[start : start + _ROWS_PER_CHUNK], boxes)
-        for row, column in zip(*np.nonzero(overlaps > SAME_IOU), strict=True):
-            if column > row + start:
-                yield Pair(int(row) + start, int(column), float(overlaps[row, column]))
+        centres, sides = boxes[:, :2], boxes[:, 2:4]
+    else:
+        centres, sides = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
+    area, reach = sides.prod(axis=1), sides.max(axis=1) / 4
+    order = np.argsort(centres[:, 0], kind="stable")
+    x = centres[order, 0]
+    ends = np.searchsorted(x, x + reach[order], side="right")
+    places = np.arange(len(boxes))
+    for step in range(1, min(_MOST_COMPARED, len(boxes) - 1) + 1):
+        places = places[places + step < ends[places]]
+        if not len(places):
+            return
+        rows, others = order[places], order[places + step]
+        is_near = np.abs(centres[others, 1] - centres[rows, 1]) <= reach[rows]
+        is_near &= np.abs(area[others] - area[rows]) <= 0.2 * area[rows]
+        yield rows[is_near], others[is_near]
 
 
-def _same_rotated(boxes: NDArray[np.float64]) -> Iterator[Pair]:
-    # Those that overlap so much have nearly one centre and one area.
-    area, reach = boxes[:, 2] * boxes[:, 3], boxes[:, 2:4].max(axis=1)
-    order = np.argsort(boxes[:, 0], kind="stable")
-    ordered_x = boxes[order, 0]
-    for place, row in enumerate(order.tolist()):
-        stop = int(np.searchsorted(ordered_x, boxes[row, 0] + reach[row] / 4, side="right"))
-        others = order[place + 1 : stop]
-        near = np.abs(boxes[others, 1] - boxes[row, 1]) <= reach[row] / 4
-        others = others[near & (np.abs(area[others] - area[row]) <= 0.2 * area[row])]
-        overlaps = rotated_iou(np.repeat(boxes[row : row + 1], len(others), axis=0), boxes[others])
-        for other, overlap in zip(others.tolist(), overlaps.tolist(), strict=True):
-            if overlap > SAME_IOU:
-                yield Pair(min(row, other), max(row, other), overlap)
+def _overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """IoU [n] of each box of `a` with the one of `b` beside it."""
+    if not len(a):
+        return np.zeros(0)
+    if a.shape[1] == 5:
+        return np.asarray(rotated_iou(a, b))
+    return _iou(a, b)
 
 
-def iou_table(a: NDArray[np.floating], b: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Intersection over union [n, m] of boxes [n, 4] and [m, 4]; 0 where both are empty."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
+def iou(a: tuple[float, ...], b: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes; 0 where both are empty."""
+    return float(_iou(np.array([a]), np.array([b]))[0])
+
+
+def _iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    low, high = np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])
+    shared = np.clip(high - low, 0, None).prod(axis=1)
     area_a, area_b = ((each[:, 2:] - each[:, :2]).prod(axis=1) for each in (a, b))
-    joined = area_a[:, None] + area_b[None] - shared
+    joined = area_a + area_b - shared
     return np.where(joined > 0, shared / np.where(joined > 0, joined, 1), 0.0)
 
 

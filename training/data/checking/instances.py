@@ -6,10 +6,8 @@ Each check gives the codes of what it finds and what is the matter there.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from model.config import Task
-from training.data.checking.boxes import iou_table, overhang, share_inside
+from training.data.checking.boxes import iou, overhang, share_inside
 from training.data.checking.outlines import (
     crosses_itself,
     fill_of_rectangle,
@@ -102,9 +100,9 @@ def _of_mask(instance: InstanceRecord, image: ImageRecord) -> Iterator[Remark]:
     around = outline_box(instance, image)
     if around is None:
         return
-    stated, found = np.array([instance.box_xyxy]), np.array([around])
-    if np.abs(stated - found).max() <= _MASK_SLACK_PIXELS:
+    pairs = zip(instance.box_xyxy, around, strict=True)
+    if max(abs(stated - found) for stated, found in pairs) <= _MASK_SLACK_PIXELS:
         return
-    overlap = float(iou_table(stated, found)[0, 0])
+    overlap = iou(instance.box_xyxy, around)
     if overlap < _LEAST_MASK_IOU:
         yield "mask-disagrees", f"IoU of both is {overlap:.2f}"
