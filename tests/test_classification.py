@@ -11,7 +11,7 @@ from model.classifier import build_classifier
 from model.config import BACKBONES, VARIANTS, BackboneConfig
 from model.graph import Normalise
 from model.rtmdet import build_rtmdet
-from training.classification.accuracy import AccuracyEvaluator, is_hit
+from training.classification.accuracy import AccuracyEvaluator, Guesses
 from training.classification.loading import ClassificationBatch, ClassificationLoader
 from training.classification.losses import classification_loss
 from training.classification.samples import (
@@ -298,14 +298,29 @@ def test_loss__is_computed_in_float32() -> None:
     assert loss.dtype == torch.float32
 
 
-def test_is_hit__looks_at_the_best_one_and_the_best_five() -> None:
-    logits = torch.arange(8.0).repeat(4, 1)
-    hits = is_hit(logits, torch.tensor([7, 3, 2, 6]))
-    assert hits.tolist() == [[True, True], [False, True], [False, False], [False, True]]
+def guessed(labels: list[int], guesses: list[list[int]]) -> Guesses:
+    probabilities = np.zeros((len(labels), len(guesses[0])), np.float32)
+    return Guesses(np.arange(len(labels)), np.array(labels), np.array(guesses), probabilities)
 
 
-def test_is_hit__of_few_classes() -> None:
-    assert is_hit(torch.tensor([[0.0, 1.0]]), torch.tensor([0])).tolist() == [[False, True]]
+def test_guesses__hits_look_at_the_best_one_and_the_best_five() -> None:
+    hits = guessed([7, 3, 2, 6], [[7, 6, 5, 4, 3]] * 4).hits()
+    assert hits.tolist() == [[1, 1], [0, 1], [0, 0], [0, 1]]
+
+
+def test_guesses__hits_of_few_classes() -> None:
+    assert guessed([0], [[1, 0]]).hits().tolist() == [[0, 1]]
+
+
+def test_accuracy__tells_every_guess_with_its_probability(pictures: Pictures) -> None:
+    pictures.paths[3].write_bytes(b"")
+    found = AccuracyEvaluator(pictures, config("data.batch_size=4"), CPU).evaluate(Fixed())
+    assert found is not None
+    assert found.guesses.positions.tolist() == [0, 1, 2, *range(4, 10)]
+    assert found.guesses.labels.tolist() == [pictures.labels[p] for p in found.guesses.positions]
+    assert found.guesses.guesses.tolist() == [[1, 2, 0]] * 9
+    powers = np.exp([2.0, 1.0, 0.0])
+    np.testing.assert_allclose(found.guesses.probabilities, [powers / powers.sum()] * 9, rtol=1e-6)
 
 
 class Brightest(nn.Module):

@@ -4,10 +4,12 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from model.graph import Normalise
 from training.classification.samples import LabelledImages, evaluation_sample, read_picture
@@ -23,7 +25,37 @@ PRIMARY_METRIC = "top1"
 _GUESSES = {"top1": 1, "top5": 5}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
+class Guesses:
+    """What n images were taken for, in the order of the set.
+
+    `positions` int64 [n] in the set, of those that could be read; `labels` int64 [n] of their
+    classes. `guesses` int64 [n, k]: the likeliest classes, at most five, the likeliest first;
+    `probabilities` float32 [n, k] of these.
+    """
+
+    positions: Ints
+    labels: Ints
+    guesses: Ints
+    probabilities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Guesses]") -> "Guesses":
+        """Several parts as one; at least one part."""
+        columns = zip(*(vars(part).values() for part in parts), strict=True)
+        return cls(*map(np.concatenate, columns))
+
+    def hits(self) -> Ints:
+        """For each image [n, metrics], 1 where the guesses of a metric have its class."""
+        is_right = self.guesses == self.labels[:, None]
+        of_metrics = [is_right[:, :allowed].any(axis=1) for allowed in _GUESSES.values()]
+        return np.stack(of_metrics, axis=1).astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
 class Accuracy:
     """Shares (0 to 1) of images whose class is among the first guesses, over all and by class.
 
@@ -31,6 +63,7 @@ class Accuracy:
     """
 
     metrics: Metrics
+    guesses: Guesses
     unreadable: tuple[str, ...] = ()
 
 
@@ -58,35 +91,21 @@ class AccuracyEvaluator:
         `watch` is called after each batch, with the images done and in all; where it says that
         this is to stop, the result is None. Raises UnreadableImage where no image can be read.
         """
-        hits = np.zeros((len(self._images.classes), len(_GUESSES)), np.int64)
-        counts = np.zeros(len(self._images.classes), np.int64)
+        parts = list[Guesses]()
         done, unreadable = 0, list[str]()
         with _in_evaluation_mode(network), closing(self._batches()) as batches:
             for batch in batches:
                 read = [each for each in batch if not isinstance(each, str)]
                 unreadable += [each for each in batch if isinstance(each, str)]
                 if read:
-                    labels = np.array([label for _, label in read])
-                    np.add.at(hits, labels, self._hits(network, read))
-                    np.add.at(counts, labels, 1)
+                    parts.append(self._guesses(network, read))
                 done += len(batch)
                 if not watch(done, len(self._images)):
                     return None
-        if not counts.any():
+        if not parts:
             raise UnreadableImage(f"no image can be read; the first: {unreadable[0]}")
-        return Accuracy(self._metrics(hits, counts), tuple(unreadable))
-
-    def _metrics(self, hits: Ints, counts: Ints) -> Metrics:
-        def shares(hits: Ints, count: int) -> dict[str, float]:
-            return dict(zip(_GUESSES, (hits / count).tolist(), strict=True))
-
-        per_class = {
-            name: shares(hits[label], counts[label])
-            for label, name in enumerate(self._images.classes)
-            if counts[label]
-        }
-        total = int(counts.sum())
-        return Metrics(shares(hits.sum(axis=0), total), per_class, total)
+        guesses = Guesses.joined(parts)
+        return Accuracy(metrics_of(guesses, self._images.classes), guesses, tuple(unreadable))
 
     def _batches(self) -> "Generator[list[_Labelled | str]]":
         """Batch after batch, read ahead; for an image that cannot be read, why."""
@@ -111,30 +130,44 @@ class AccuracyEvaluator:
         except UnreadableImage as error:
             return str(error)
         sample = evaluation_sample(image, self._config.model.input_size)
-        return sample, self._images.label(position)
+        return _Labelled(position, self._images.label(position), sample)
 
     @torch.inference_mode()
-    def _hits(self, network: nn.Module, batch: "Sequence[_Labelled]") -> Ints:
-        """For each image [n, metrics], 1 where the guesses of a metric have its class."""
-        images = torch.from_numpy(np.stack([image for image, _ in batch])).to(self._device)
-        labels = torch.tensor([label for _, label in batch], device=self._device)
+    def _guesses(self, network: nn.Module, batch: "Sequence[_Labelled]") -> Guesses:
+        images = torch.from_numpy(np.stack([each.pixels for each in batch])).to(self._device)
         bf16 = self._config.runtime.precision == "bf16"
         with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
             logits = network(self._normalise(images))
-        return is_hit(logits, labels).cpu().numpy().astype(np.int64)
+        # Ranked by logits, as probabilities of those that are far behind are all 0.
+        best = logits.topk(min(max(_GUESSES.values()), logits.shape[1]), dim=1).indices
+        return Guesses(
+            positions=np.array([each.position for each in batch]),
+            labels=np.array([each.label for each in batch]),
+            guesses=best.cpu().numpy(),
+            probabilities=logits.float().softmax(dim=1).gather(1, best).cpu().numpy(),
+        )
 
 
-_Labelled = tuple[Pixels, int]
+class _Labelled(NamedTuple):
+    position: int
+    label: int
+    pixels: Pixels
 
 
-def is_hit(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether each row's label is among the highest of its logits [n, classes]: bool [n, metrics].
+def metrics_of(guesses: Guesses, classes: Sequence[str]) -> Metrics:
+    """Top-1 and top-5 of at least one image, over all and of every class that has one."""
+    hits = guesses.hits()
+    shares = {
+        name: hits[guesses.labels == label].mean(axis=0)
+        for label, name in enumerate(classes)
+        if (guesses.labels == label).any()
+    }
 
-    The metrics are top-1 and top-5, in that order.
-    """
-    best = logits.topk(min(max(_GUESSES.values()), logits.shape[1]), dim=1).indices
-    right = best == labels[:, None]
-    return torch.stack([right[:, :guesses].any(dim=1) for guesses in _GUESSES.values()], dim=1)
+    def by_name(values: NDArray[np.float64]) -> dict[str, float]:
+        return dict(zip(_GUESSES, values.tolist(), strict=True))
+
+    per_class = {name: by_name(values) for name, values in shares.items()}
+    return Metrics(by_name(hits.mean(axis=0)), per_class, len(guesses))
 
 
 @contextmanager
