@@ -21,6 +21,16 @@ def test_image_size__is_read_from_the_header(tmp_path: Path, suffix: str) -> Non
     assert size.upright == (21, 37)
 
 
+@pytest.mark.parametrize(("width", "height"), [(2**32 - 1, 9), (9, 2**21), (2**16, 2**16)])
+def test_image_size__larger_than_any_image(tmp_path: Path, width: int, height: int) -> None:
+    path = write_image(tmp_path / "a.png")
+    stated = width.to_bytes(4, "big") + height.to_bytes(4, "big")
+    path.write_bytes(path.read_bytes()[:16] + stated + path.read_bytes()[24:])
+
+    with pytest.raises(UnreadableImage, match=f"states {width}x{height} pixels, more than"):
+        read_image_size(path)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("byte_order", ["<", ">"])
 def test_image_size__follows_the_orientation(

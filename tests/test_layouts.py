@@ -190,6 +190,25 @@ def test_find_data__yolo_with_a_broken_yaml(tmp_path: Path, lines: list[str], wh
         find_data(tmp_path, "detect")
 
 
+@pytest.mark.parametrize("key", ["path", "train", "nc", "names"])
+def test_find_data__yolo_with_a_few_lines_that_stand_for_billions(tmp_path: Path, key: str) -> None:
+    doubled = [f"a{number}: &a{number} [*a{number - 1}, *a{number - 1}]" for number in range(1, 40)]
+    lines = ["names: [cat]"] if key != "names" else []
+    write_lines(tmp_path / "data.yaml", ["a0: &a0 [x, y]", *doubled, *lines, f"{key}: [*a39]"])
+
+    with pytest.raises(BrokenData, match=r"not a list|is a list, but"):
+        find_data(tmp_path, "detect")
+
+
+def test_find_data__yolo_with_names_that_are_no_text(tmp_path: Path) -> None:
+    for kind in ("images", "labels"):
+        (tmp_path / kind / "train").mkdir(parents=True)
+    (tmp_path / "classes.txt").write_bytes(b"caf\xe9\n")
+
+    with pytest.raises(BrokenData, match=r"classes\.txt: cannot be read as text"):
+        find_data(tmp_path, "detect")
+
+
 def test_find_data__nothing_that_is_known(tmp_path: Path) -> None:
     write_image(tmp_path / "pictures" / "a.png")
 

@@ -194,6 +194,15 @@ def test_faults__a_class_between_two_numbers(folder: Path) -> None:
     assert "line 1: must be a class number" in fault(folder, ["0.5 0.5 0.5 0.25 0.4"])
 
 
+@pytest.mark.parametrize("number", ["10000", "4000000000", "9" * 4000])
+def test_faults__a_number_beyond_all_classes_without_names(folder: Path, number: str) -> None:
+    write_yolo(folder, [f"{number} 0.5 0.5 0.25 0.4"])
+    (folder / "data.yaml").unlink()
+
+    with pytest.raises(BrokenData, match=f"line 1: is of class {number[:20]}, which is none"):
+        index_of(folder)
+
+
 def test_faults__labels_are_a_pipe(folder: Path) -> None:
     labels = write_yolo(folder, [BOX])
     labels.unlink()

@@ -6,6 +6,7 @@ The file is parsed whole, once, in one process; what is kept of it is the index.
 import gc
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,8 @@ class _CocoReader:
 
     def _repeated_and_unused(self, names: dict[int, str]) -> set[int]:
         """Some exports list the parent of the classes as a class of the same name."""
-        all_names = list(names.values())
-        repeated = {number for number, name in names.items() if all_names.count(name) > 1}
+        times = Counter(names.values())
+        repeated = {number for number, name in names.items() if times[name] > 1}
         if not repeated:
             return repeated
         used = (entry.get("category_id") for entry in self.content["annotations"])

@@ -37,6 +37,9 @@ _MAX_EXIF = 2**16
 _FIRST_TURNED = 5
 _LAST_ORIENTATION = 8
 
+#: Pixels that an image can have along a side and in all: OpenCV decodes no larger ones.
+_LARGEST_SIDE, _MOST_PIXELS = 2**20, 2**30
+
 _FILES_AT_ONCE = 16
 _FILES_AHEAD = 1024
 
@@ -90,6 +93,9 @@ def read_image_size(path: Path) -> ImageSize:
         raise UnreadableImage("the image file is damaged or cut off") from error
     if size.height < 1 or size.width < 1:
         raise UnreadableImage("the image file states no size")
+    if max(size.height, size.width) > _LARGEST_SIDE or size.height * size.width > _MOST_PIXELS:
+        stated = f"{size.width}x{size.height} pixels"
+        raise UnreadableImage(f"the image file states {stated}, more than can be decoded")
     return size
 
 

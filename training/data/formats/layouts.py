@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from model.config import Task
+from training.data.formats.checks import broken
 from training.data.formats.near_misses import near_miss
 from training.data.formats.yolo_yaml import YoloYaml, named_classes, read_yolo_yaml
 
@@ -198,7 +199,10 @@ def _listed_names(root: Path) -> tuple[str, ...] | None:
     file = root / "classes.txt"
     if not file.is_file():
         return None
-    lines = file.read_text("utf-8").splitlines()
+    try:
+        lines = file.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise broken(file, f"cannot be read as text: {error}") from error
     return named_classes(file, [line.strip() for line in lines if line.strip()])
 
 

@@ -30,6 +30,9 @@ from training.data.formats.records import (
 _BOX_NUMBERS = 4
 _LEAST_POLYGON_NUMBERS = 6
 
+#: Classes that nobody names: each number up to the highest becomes one.
+_MOST_UNNAMED = 10_000
+
 #: Corners may lie outside of the image, but not as far as this; pixels do.
 _LARGEST_SHARE = 2
 
@@ -122,7 +125,10 @@ def _annotation(
         return f"must be a class number and numbers: {' '.join(words)[:80]}"
     if category < 0 or (names is not None and category >= len(names)):
         known = f"; there are {len(names)}, from 0" if names else ""
-        return f"is of class {category}, which is none{known}"
+        return f"is of class {words[0][:20]}, which is none{known}"
+    if names is None and category >= _MOST_UNNAMED:
+        most = f"without a list of names there are {_MOST_UNNAMED:,} at most, from 0"
+        return f"is of class {words[0][:20]}, which is none: {most}"
     if len(shares) != _BOX_NUMBERS and (len(shares) < _LEAST_POLYGON_NUMBERS or len(shares) % 2):
         return (
             f"has {len(shares)} numbers behind the class: 4 are a box, and a polygon of at least "

@@ -31,7 +31,7 @@ def read_yolo_yaml(file: Path) -> YoloYaml:
         raise broken(file, f"no YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise broken(file, "must be a mapping with 'names', 'train' and 'val'")
-    root = file.parent / str(content.get("path") or "")
+    root = file.parent / _place(file, "path", content.get("path") or "")
     return YoloYaml(
         file,
         _names(file, content),
@@ -50,9 +50,10 @@ def _names(file: Path, content: dict[str, object]) -> tuple[str, ...]:
         raise broken(file, "'names' must list the classes")
     for number, name in enumerate(names):
         if not isinstance(name, (str, int, float)):
-            raise broken(file, f"the name of class {number} must be a text, not {str(name)[:40]}")
+            raise broken(file, f"the name of class {number} must be a text, not {_told(name)}")
     if "nc" in content and content["nc"] != len(names):
-        raise broken(file, f"'nc' is {content['nc']}, but 'names' lists {len(names)} classes")
+        stated = _told(content["nc"])
+        raise broken(file, f"'nc' is {stated}, but 'names' lists {len(names)} classes")
     return named_classes(file, [str(name) for name in names])
 
 
@@ -68,7 +69,20 @@ def _images(file: Path, root: Path, split: str, value: object) -> tuple[Path, ..
     if value is None:
         return ()
     places = value if isinstance(value, list) else [value]
-    return tuple(_existing(file, root, split, str(place)) for place in places)
+    return tuple(_existing(file, root, split, _place(file, split, place)) for place in places)
+
+
+def _place(file: Path, key: str, value: object) -> str:
+    # YAML takes the names of some folders for numbers or dates.
+    if isinstance(value, (list, dict, set)):
+        raise broken(file, f"'{key}' must name a place, not {_told(value)}")
+    return str(value)
+
+
+def _told(value: object) -> str:
+    """A value for a message. A few lines of YAML can stand for a list of billions."""
+    is_many = isinstance(value, (list, dict, set))
+    return f"a {type(value).__name__}" if is_many else str(value)[:40]
 
 
 def _existing(file: Path, root: Path, split: str, place: str) -> Path:
