@@ -178,7 +178,7 @@ def _shapes(config: RTMDetConfig) -> TrainConfig:
         ),
         schedule=replace(
             base.schedule,
-            epochs=10 if is_first else 5,
+            epochs=14 if is_first else 5,
             last_stage_epochs=2 if is_first else 1,
             warmup_share=0.03,
             evaluate_every=2,
