@@ -34,10 +34,13 @@ from service.detection import DetectOptions
 from service.detector import postprocess_settings
 from tests.data_sets import coco_content, write_coco, write_dota, write_image, write_lines
 from training.classification.saving import save_classifier
+from training.config_json import to_json
 from training.evaluation.evaluator import EvaluationSettings
 from training.evaluation.inference import NetworkInput, detections, read_input
 from training.evaluation.instances import Found
 from training.evaluation.predictors.torch_network import torch_predictor
+from training.overrides import apply_overrides
+from training.recipes import recipe
 
 PROJECT = Path(__file__).resolve().parent.parent
 SIDE = 64
@@ -472,6 +475,7 @@ def one_line(result: Result) -> str:
         ("rotated", ("--report", "missing/report.html"), "there is no folder missing"),
         ("rotated", ("--split", "train"), "there is no split 'train'"),
         ("rotated", ("--tile", "64", "--overlap", "64"), "must share less"),
+        ("rotated", ("--overlap", "64"), "say with --tile how large"),
     ],
 )
 def test_eval__refuses_in_one_line(run, rotated: Known, what: str, options, told: str):
@@ -604,13 +608,48 @@ def test_eval__classifiers_have_top_1_and_top_5(run, classifier: Path, tmp_path:
     assert re.search(r"^all +3 +0\.6667 +1\.0000$", table, re.MULTILINE)
 
 
+def test_eval__reports_on_classifiers(run, classifier: Path, tmp_path: Path):
+    for number, name in enumerate(("cat", "dog", "dog")):
+        write_image(tmp_path / "set" / "val" / name / f"{number}.png", seed=number)
+    (tmp_path / "set" / "val" / "dog" / "1.png").write_bytes(b"no image")
+    options = ("--data", tmp_path / "set", "--input-size", 32, "--skip-unreadable")
+    result = run(classifier, *options, "--report", "report.html")
+
+    assert result.exit_code == 0, result.stderr
+    page = Path("report.html").read_text("utf-8")
+    assert "best on set" in page
+    assert "<b>cat</b> taken for <b>dog</b>: once, of 1 images" in page
+    assert "is <b>cat</b>, taken for <b>dog</b> (0.73)" in page
+    assert "1 image could not be read and is left out" in page
+    assert page.count("<img ") == 1
+
+
+def test_eval__a_classifier_of_a_run_sees_inputs_of_the_runs_size(
+    run, classifier: Path, tmp_path: Path
+):
+    config = to_json(apply_overrides(recipe("cspnext-tiny"), ["model.input_size=64x32"]))
+    content = json.dumps({"config": config, "identity": {}})
+    (tmp_path / "config.json").write_text(content, "utf-8")
+    write_image(tmp_path / "set" / "val" / "cat" / "1.png")
+
+    assert run(tmp_path, "--data", "set", "--json").json["input_size"] == [64, 32]
+    options = ("--data", "set", "--json", "--input-size", 96)
+    assert run(classifier, *options).json["input_size"] == [96, 96]
+
+
 def test_eval__refuses_of_classifiers_what_they_have_not(run, classifier: Path, tmp_path: Path):
     for number, name in enumerate(("cow", "hen")):
         write_image(tmp_path / "set" / "val" / name / f"{number}.png")
     options = ("--data", tmp_path / "set", "--input-size", 32)
 
     assert "no folder has the name" in one_line(run(classifier, *options))
-    assert "concerns detectors" in one_line(run(classifier, *options, "--report", "a.html"))
+    assert "no folder has the name" in one_line(run(classifier, *options, "--report", "a.html"))
+    assert not Path("a.html").exists()
+    for given in (("--tile", 256), ("--detections", "a.json"), ("--settings", "serving")):
+        assert "concerns detectors" in one_line(run(classifier, *options, *given))
+    assert "cspnext-tiny, not cspnext-s" in one_line(
+        run(classifier, *options, "--model", "cspnext-s")
+    )
     assert "no folder train" in one_line(run(classifier, *options, "--split", "train"))
     assert "no such folder" in one_line(run(classifier, "--data", tmp_path / "none"))
 

@@ -11,6 +11,7 @@ import json as json_format
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -23,11 +24,14 @@ if TYPE_CHECKING:
     from training.measuring.detectors import DataChoice, MeasuredDetector
     from training.measuring.measurement import Measurement
     from training.measuring.opening import Running, ServingRuntimes
-    from training.measuring.subjects import Subject
+    from training.measuring.subjects import Subject, WeightsFile
 
 Repository = Annotated[
     Path, typer.Option(envvar="RTMDET_MODEL_REPOSITORY", help="Folder of exported models.")
 ]
+
+#: Pixels that patches share where nothing is said: those of the published rotated models.
+_OVERLAP = 200
 
 _EXAMPLE = "Example: rtmdet eval rtmdet-tiny-coco --data coco --settings serving --json"
 
@@ -81,8 +85,9 @@ def add_evaluation(app: typer.Typer, serving: "Callable[[], ServingRuntimes]") -
             int | None, typer.Option(min=32, help="Cut large images into patches of that side.")
         ] = None,
         overlap: Annotated[
-            int, typer.Option(min=0, help="Pixels that neighbouring patches share.")
-        ] = 200,
+            int | None,
+            typer.Option(min=0, help="Pixels that neighbouring patches share (default: 200)."),
+        ] = None,
         skip_unreadable: Annotated[
             bool, typer.Option("--skip-unreadable", help="Leave out images that cannot be read.")
         ] = False,
@@ -104,7 +109,7 @@ def add_evaluation(app: typer.Typer, serving: "Callable[[], ServingRuntimes]") -
         from training.measuring.opening import Running
         from training.measuring.subjects import find_subject
 
-        outputs = Outputs(detections, report, record=record, json=json)
+        outputs = Outputs(detections, report, record, json)
         outputs.require_writable()
         running = Running(
             runtime=runtime,
@@ -120,25 +125,33 @@ def add_evaluation(app: typer.Typer, serving: "Callable[[], ServingRuntimes]") -
             split=split,
             max_images=max_images,
             batch_size=batch_size,
-            patches=None if tile is None else (tile, overlap),
+            patches=patches_of(tile, overlap),
             skips_unreadable=skip_unreadable,
         )
-        if tile is not None and overlap >= tile:
-            raise ValueError(f"--overlap {overlap}: patches of {tile} pixels must share less")
         with ExitStack() as stack:
             _measure(find_subject(what, repository), running, choice, serving(), outputs, stack)
 
 
+def patches_of(tile: int | None, overlap: int | None) -> tuple[int, int] | None:
+    """Side and overlap of patches in pixels. Raises ValueError for what makes no sense."""
+    if tile is None:
+        if overlap is not None:
+            raise ValueError(f"--overlap {overlap}: say with --tile how large patches are")
+        return None
+    overlap = _OVERLAP if overlap is None else overlap
+    if overlap >= tile:
+        raise ValueError(f"--overlap {overlap}: patches of {tile} pixels must share less")
+    return tile, overlap
+
+
+@dataclass(frozen=True)
 class Outputs:
     """What becomes of a measurement."""
 
-    def __init__(
-        self, detections: Path | None, report: Path | None, *, record: bool, json: bool
-    ) -> None:
-        self.detections = detections
-        self.report = report
-        self.record = record
-        self.json = json
+    detections: Path | None
+    report: Path | None
+    record: bool
+    json: bool
 
     def require_writable(self) -> None:
         """Raise ValueError for a file that cannot be written: better now than at the end."""
@@ -174,11 +187,10 @@ def _measure(
             raise ValueError("--record: weights have no manifest of evaluations; export them first")
         require_recordable(subject)
     if isinstance(subject, WeightsFile) and subject.path.suffix != ".safetensors":
-        from training.measuring.classifiers import is_classifier, measure_classifier
+        from training.measuring.classifiers import is_classifier
 
         if is_classifier(subject.path):
-            _refuse_what_detectors_have(choice, outputs)
-            _print(measure_classifier(subject, running, choice, stack), as_json=outputs.json)
+            _measure_classifier(subject, running, choice, outputs, stack)
             return
     from training.measuring.detection_files import require_suffix
     from training.measuring.detectors import measure_detector
@@ -192,15 +204,30 @@ def _measure(
     _write(measured, subject, outputs)
 
 
-def _refuse_what_detectors_have(choice: "DataChoice", outputs: Outputs) -> None:
+def _measure_classifier(
+    subject: "WeightsFile",
+    running: "Running",
+    choice: "DataChoice",
+    outputs: Outputs,
+    stack: ExitStack,
+) -> None:
+    from training.measuring.classifiers import measure_classifier
+
     given = {
-        "--tile": choice.patches,
-        "--detections": outputs.detections,
-        "--report": outputs.report,
+        "--tile": choice.patches is not None,
+        "--detections": outputs.detections is not None,
+        "--settings serving": running.postprocess == "serving",
     }
-    for option, value in given.items():
-        if value is not None:
+    for option, is_given in given.items():
+        if is_given:
             raise ValueError(f"{option} concerns detectors, and this is a classifier")
+    measured = measure_classifier(subject, running, choice, stack)
+    _print(measured.measurement, as_json=outputs.json)
+    if outputs.report is not None:
+        from training.measuring.reporting import report_classifier
+
+        report_classifier(outputs.report, measured, subject)
+        _say(f"report: {outputs.report}")
 
 
 def _write(measured: "MeasuredDetector", subject: "Subject", outputs: Outputs) -> None:
@@ -214,37 +241,14 @@ def _write(measured: "MeasuredDetector", subject: "Subject", outputs: Outputs) -
             _say(f"{left_out:,} detections of classes that the data do not list are not in it")
         _say(f"detections: {outputs.detections}")
     if outputs.report is not None:
-        _write_report(outputs.report, measured, subject)
+        from training.measuring.reporting import report_detector
+
+        report_detector(outputs.report, measured, subject)
         _say(f"report: {outputs.report}")
     if outputs.record:
         assert isinstance(subject, RepositoryModel)
         record(subject, measured.measurement.as_evaluation())
         _say(f"recorded in the manifest of {subject.name} version {subject.version}")
-
-
-def _write_report(path: Path, measured: "MeasuredDetector", subject: "Subject") -> None:
-    from training.measuring.subjects import WeightsFile
-    from training.report.detection_report import write_report
-    from training.report.inputs import ReportInputs
-    from training.run.run_folder import RunPaths
-
-    measurement = measured.measurement
-    run = subject.run if isinstance(subject, WeightsFile) else None
-    if run is not None and not RunPaths(run).progress.is_file():
-        run = None
-    assert measurement.values is not None
-    # What serving shows is judged as it is shown; else the threshold is chosen.
-    as_served = measurement.postprocess == "serving"
-    inputs = ReportInputs(
-        evaluated=measured.evaluated,
-        images=measured.images,
-        classes=measured.images.classes,
-        title=f"{measurement.model.name} on {measurement.data.name}",
-        facts=measurement.facts(),
-        score_threshold=measurement.values.score_threshold if as_served else None,
-        run_folder=run,
-    )
-    write_report(path, inputs)
 
 
 def _print(measurement: "Measurement", *, as_json: bool) -> None:

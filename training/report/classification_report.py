@@ -34,7 +34,8 @@ class ClassifierReportInputs:
 
     `labels` int64 [n] are the classes of the images at `paths`; `guesses` int64 [n, k] what they
     were taken for, the likeliest first, with `probabilities` [n, k]. `metrics` are shown as they
-    are named. `facts` and `run_folder` as in a detector's report.
+    are named. `unreadable` has a line for each image that was left out. `facts` and `run_folder`
+    as in a detector's report.
     """
 
     labels: NDArray[np.int64]
@@ -45,6 +46,7 @@ class ClassifierReportInputs:
     metrics: Mapping[str, float]
     title: str
     facts: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Sequence[str] = ()
     run_folder: Path | None = None
 
 
@@ -67,6 +69,7 @@ def write_classifier_report(path: Path, inputs: ClassifierReportInputs) -> None:
         "facts": inputs.facts,
         "metrics": inputs.metrics,
         "num_images": len(labels),
+        "unreadable": inputs.unreadable,
         "class_table": _class_table(inputs, matrix),
         "confusions": largest_confusions(matrix, classes, per_class, _MAX_CONFUSIONS),
         "heat_map": heat_map(matrix, classes),

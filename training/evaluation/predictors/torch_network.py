@@ -60,8 +60,7 @@ class TorchNetwork:
     @property
     def description(self) -> str:
         """Version, device and precision."""
-        device = "CPU" if self._device.type == "cpu" else torch.cuda.get_device_name(self._device)
-        return f"torch {torch.__version__.partition('+')[0]} {device} {self._precision}"
+        return torch_description(self._device, self._precision)
 
     @torch.inference_mode()
     def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
@@ -72,6 +71,12 @@ class TorchNetwork:
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+def torch_description(device: torch.device, precision: Precision) -> str:
+    """For people: "torch 2.9.1 CPU float32"."""
+    name = "CPU" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    return f"torch {torch.__version__.partition('+')[0]} {name} {precision}"
 
 
 def torch_predictor(
