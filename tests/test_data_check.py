@@ -4,17 +4,19 @@ training about what is refused."""
 import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from model.config import Task
-from tests.planted_faults import FAULTS, Fault, plant_truncated_image
+from tests.planted_faults import FAULTS, Content, Fault, changed, plant_truncated_image
 from training.__main__ import app
 from training.data.checking.check import Checked, Request, check_data
 from training.data.checking.images import Reading
 from training.data.checking.kinds import KINDS
+from training.data.indexing.detection_index import DetectionIndex
 from training.data.synthetic.data_set import ShapesLayout, ShapesPlan, write_shapes
 from training.data.synthetic.outlines import SHAPE_NAMES
 from training.datasets import index_data
@@ -139,14 +141,108 @@ def test_check__finds_classes_that_are_far_rarer_than_others(
 
 def test_check__stops_where_training_replaces_too_many(clean_sets: Path, tmp_path: Path) -> None:
     shutil.copytree(clean_sets / "coco", tmp_path / "set")
-    for number in range(1, 22):
-        file = tmp_path / "set" / "train" / f"{number:06d}.jpg"
-        file.write_bytes(file.read_bytes()[:-100])
+    with_cut_off_images(tmp_path / "set", 21)
 
     result = run(tmp_path / "set")
 
     assert result.exit_code == 1
     assert "training would STOP: 21 images of train cannot be decoded" in result.stdout
+
+
+def with_cut_off_images(folder: Path, num_images: int, split: str = "train") -> Path:
+    for number in range(1, num_images + 1):
+        file = folder / split / f"{number:06d}.jpg"
+        file.write_bytes(file.read_bytes()[:-100])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("num_train", "num_val", "said"),
+    [
+        (1, 0, "1 in train would be replaced by others"),
+        (2, 1, "2 in train would be replaced by others and 1 in val would be left out"),
+        (0, 21, "21 in val are too many: NOTHING would be evaluated"),
+    ],
+)
+def test_command__last_line_says_what_training_does_without(
+    clean_sets: Path, tmp_path: Path, num_train: int, num_val: int, said: str
+) -> None:
+    shutil.copytree(clean_sets / "coco", tmp_path / "set")
+    with_cut_off_images(tmp_path / "set", num_train)
+    with_cut_off_images(tmp_path / "set", num_val, "val")
+
+    result = run(tmp_path / "set")
+
+    assert result.exit_code == 0
+    begins = "training would not be refused; of images that cannot be decoded, "
+    assert result.stdout.splitlines()[-1] == f"{begins}{said} (1 kind of error)"
+
+
+def test_check__counts_what_training_counts(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "yolo", tmp_path / "set")
+    FAULTS["short_sided_image"].plant(tmp_path / "set")
+    shutil.copy(
+        tmp_path / "set/images/train/000003.png", tmp_path / "set/images/val/000003-short.png"
+    )
+    shutil.copy(
+        tmp_path / "set/labels/train/000003.txt", tmp_path / "set/labels/val/000003-short.txt"
+    )
+    index_data(recipe(RECIPES["detect"]), tmp_path / "set", tmp_path / "index")
+    indices = [DetectionIndex.open(tmp_path / "index" / split) for split in ("train", "val")]
+
+    report = checked(tmp_path / "set", "detect").report
+
+    assert [each.num_trained for each in report.splits] == [
+        index.meta.num_trained for index in indices
+    ]
+    # What is evaluated on is kept whole.
+    short = [each.split for each in report.findings if each.kind == "short-sided-image"]
+    assert short == ["train"]
+
+
+def test_check__images_of_a_refused_split_are_not_unlisted(
+    clean_sets: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(clean_sets / "coco", folder)
+    (folder / "images").mkdir()
+    for split in ("train", "val"):
+        for file in (folder / split).iterdir():
+            file.rename(folder / "images" / f"{split}-{file.name}")
+        (folder / split).rmdir()
+        changed(folder, partial(with_split_in_names, split), split)
+    assert kinds_in(checked(folder, "detect")) == set()
+
+    def break_one(content: Content) -> None:
+        content["images"][2]["width"] = 50
+
+    changed(folder, break_one, "val")
+
+    assert kinds_in(checked(folder, "detect")) == {"wrong-size"}
+
+
+def with_split_in_names(split: str, content: Content) -> None:
+    for image in content["images"]:
+        image["file_name"] = f"{split}-{image['file_name']}"
+
+
+def test_command__waits_for_no_pipe_and_follows_no_circle(clean_sets: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    shutil.copytree(clean_sets / "yolo", folder)
+    for file in (folder / "labels/train/000003.txt", folder / "images/val/000004.jpg"):
+        file.unlink()
+        os.mkfifo(file)
+
+    result = run(folder, "--html", tmp_path / "page.html")
+
+    assert result.exit_code == 1
+    assert "labels/train/000003.txt: is no file" in result.stdout
+    assert "images/val/000004.jpg: the image file is no file" in result.stdout
+
+    shutil.copytree(clean_sets / "coco", tmp_path / "links")
+    (tmp_path / "links/train/loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "links/train/folder.jpg").mkdir()
+    assert kinds_in(checked(tmp_path / "links", "detect")) == set()
 
 
 def test_check__guesses_the_task(clean_sets: Path) -> None:

@@ -15,6 +15,8 @@ from training.data.checking.outlines import (
     signed_area,
 )
 from training.data.checking.reader_problems import kind_of
+from training.data.checking.report import ReportedPlace
+from training.data.checking.table import place_line
 from training.data.synthetic.scenes import scene
 
 
@@ -164,6 +166,35 @@ def test_file_facts__damaged_heads_end_nowhere() -> None:
         # Every cut is told, and none goes astray.
         assert not any(file_facts(stored[:cut]).has_end for cut in range(2 * 8, len(stored) - 8, 7))
     assert file_facts(b"").channels == 0
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("the class 'a' is named twice", "broken-categories"),
+        ("the name of class 1 is empty", "broken-categories"),
+        ("category 3: the id stands twice", "broken-categories"),
+        ("'train' names 'classroom/images', which lies neither in a nor beside it", "broken-file"),
+    ],
+)
+def test_kind_of__whole_files(said: str, kind: str) -> None:
+    assert kind_of(said, of_whole_file=True) == kind
+
+
+@pytest.mark.parametrize(
+    ("root", "path", "shown"),
+    [
+        ("set", "set/images/set/1.jpg", "images/set/1.jpg"),
+        ("set/", "equals set/1.jpg", "equals 1.jpg"),
+        ("set", "equals /other/offset/1.jpg", "equals /other/offset/1.jpg"),
+        (".", "a./b/1.jpg", "a./b/1.jpg"),
+        ("/", "/a/1.jpg", "/a/1.jpg"),
+    ],
+)
+def test_place_line__begins_below_the_folder(root: str, path: str, shown: str) -> None:
+    place = ReportedPlace(file="label", record="", image=None, what=path)
+
+    assert place_line(place, root) == f"label: {shown}"
 
 
 def test_kind_of__unknown_words_are_broken_annotations() -> None:

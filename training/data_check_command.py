@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from training.data.checking.report import CheckReport
 
 EXAMPLE = """Example: rtmdet data check shop --recipe rtmdet-tiny-finetune --html shop.html. The
-exit code is 0 where training would begin, and 1 where it would not."""
+exit code is 0 where training would begin, and 1 where it would be refused, or stop since too many
+images cannot be decoded."""
 
 #: The data must be mended.
 EXIT_REFUSED = 1
@@ -122,4 +123,4 @@ def _write_page(file: Path, checked: "Checked") -> None:
 
 def _num_cores() -> int:
     """Those that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))

@@ -41,13 +41,18 @@ _TINY_SHARE = 0.1
 class CheckedFor:
     """What the data are to be trained for; `input_size` is (height, width) in pixels.
 
-    What is left out must be what training leaves out: classes may be met there alone.
+    Images with a side of less than `min_image_side` pixels are left out, as training does: nothing
+    on them is trained on, and classes may be met there alone.
     """
 
     task: Task
     input_size: tuple[int, int]
     min_image_side: int
     keep_images_without_boxes: bool
+
+    def leaves_out(self, image: ImageRecord) -> bool:
+        """Whether the image is too small, whatever is on it."""
+        return min(image.height, image.width) < self.min_image_side
 
     def scale(self, image: ImageRecord) -> float:
         """By how much the image is resized to fit into the input."""
@@ -102,6 +107,7 @@ class AnnotationChecks:
         box = box_of(instance, image, self._for.task)
         reason = reason_to_skip(instance, image, box, area_of(instance, box, self._for.task))
         is_trained = reason is None and not instance.is_crowd and not instance.is_difficult
+        is_trained = is_trained and not self._for.leaves_out(image)
         self._survey.add_instance(instance.category, *_sides(box), is_trained=is_trained)
         if reason == NO_AREA and any(map(crosses_itself, instance.polygons)):
             # Its halves cancel each other out: what is the matter is not the area.
@@ -134,7 +140,7 @@ class AnnotationChecks:
 
     def _check_size(self, image: ImageRecord, num_tiny: int, num_trained: int) -> None:
         sides = f"{image.width}x{image.height} pixels"
-        if min(image.height, image.width) < self._for.min_image_side:
+        if self._for.leaves_out(image):
             self._note_image("short-sided-image", image, sides)
         times = 1 / self._for.scale(image)
         has_tiny = num_tiny > _TINY_SHARE_OF_LARGE * num_trained

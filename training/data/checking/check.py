@@ -136,8 +136,9 @@ def _outcome(
     findings = tuple(log)
     reported = tuple(map(reported_finding, findings))
     input_size = request.input_size or config.model.input_size
-    num_replaced = sum(
-        each.count for each in findings if each.kind.code in REPLACED and each.split == "train"
+    num_replaced, num_left_out = (
+        sum(each.count for each in findings if each.kind.code in REPLACED and each.split == split)
+        for split in ("train", "val")
     )
     report = CheckReport(
         path=str(request.path),
@@ -151,6 +152,7 @@ def _outcome(
         stops=num_replaced > config.data.max_unreadable,
         num_replaced=num_replaced,
         max_unreadable=config.data.max_unreadable,
+        num_left_out=num_left_out,
         classes=surveys[0].classes if surveys else (),
         splits=tuple(reported_split(survey, input_size) for survey in surveys),
         findings=reported,

@@ -1,6 +1,7 @@
 """Pictures for the page: an image with its annotations, or the part of it that is meant."""
 
 import base64
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from training.data.checking.findings import Place
 from training.data.decoding import decode_file
 from training.data.formats.instance_checks import fault_of
+from training.data.formats.label_files import IMAGE_SUFFIXES
 from training.data.formats.records import ImageRecord, InstanceRecord
 from training.data.run_lengths import cropped
 from training.data.sampling.images import UnreadableImage, read_image
@@ -89,6 +91,9 @@ def _of_height(picture: Picture, height: int) -> Picture:
 
 
 def _drawn_file(file: Path) -> Picture | None:
+    # Neither annotations, which may be large, nor a pipe, which would be waited for.
+    if file.suffix.lower() not in IMAGE_SUFFIXES or not os.path.isfile(file):
+        return None
     try:
         pixels = decode_file(file)
     except OSError:

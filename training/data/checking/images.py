@@ -4,6 +4,7 @@ A file that equals another is a duplicate within a split and a leak between spli
 only looks like another, of which equal files are not told again.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -149,17 +150,21 @@ def _note_alike(seen: list[_Seen], log: FindingLog) -> None:
 
 def _note_unlisted(surveys: list[Survey], log: FindingLog) -> None:
     """Files beside COCO's images that no split lists; the other formats list what is there."""
-    listed = {path.resolve() for survey in surveys for path in survey.paths}
+    # Images that are refused are listed, but not known here; splits may share a folder.
+    if not all(survey.is_sound for survey in surveys):
+        return
+    # Not Path.resolve, which raises for links that turn in circles.
+    listed = {os.path.realpath(path) for survey in surveys for path in survey.paths}
     looked: set[Path] = set()
     for survey in surveys:
-        # Images that are refused are listed, but not known here.
-        if survey.source.format != "coco" or not survey.is_sound:
+        if survey.source.format != "coco":
             continue
         for folder in sorted({path.parent for path in survey.paths} - looked):
             looked.add(folder)
             for file in sorted(folder.iterdir()):
-                is_image = file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith(".")
-                if is_image and file.resolve() not in listed:
+                is_image = file.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(file)
+                is_hidden = file.name.startswith(".")
+                if is_image and not is_hidden and os.path.realpath(file) not in listed:
                     log.add("unlisted-image", survey.split, Place(file))
 
 

@@ -146,19 +146,19 @@ _REPLACED = _kinds(
         "truncated-image",
         "error",
         "image whose file is cut off",
-        "Copy the file again from where it came from; training would replace the image.",
+        "Copy it again from where it came from; training takes another image in its place.",
     ),
     Kind(
         "undecodable-image",
         "error",
         "image that cannot be decoded",
-        "Replace the file, or remove the image; training would replace it by another.",
+        "Replace the file, or remove the image; training takes another one in its place.",
     ),
     Kind(
         "pixels-of-another-size",
         "error",
         "image whose pixels have another size than its file states",
-        "Save the image anew; training would replace it by another.",
+        "Save the image anew; training takes another one in its place.",
     ),
 )
 
@@ -425,5 +425,6 @@ _SPLITS = _kinds(
 
 KINDS: dict[str, Kind] = _REFUSED | _REPLACED | _IMAGES | _BOXES | _OUTLINES | _CLASSES | _SPLITS
 
-#: Kinds for which training takes another image instead, up to `data.max_unreadable` times.
+#: Kinds for which training takes another image instead, up to `data.max_unreadable` times, and
+#: evaluation leaves as many out.
 REPLACED = frozenset(_REPLACED)

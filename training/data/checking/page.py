@@ -56,8 +56,13 @@ def write_page(file: Path, checked: Checked) -> None:
     )
     file.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(file)
-    part.write_text(text, "utf-8")
-    move_into_place(part, file)
+    try:
+        part.write_text(text, "utf-8")
+        move_into_place(part, file)
+    except OSError:
+        # Of a full disk, say.
+        part.unlink(missing_ok=True)
+        raise
 
 
 def _pictures(finding: Finding, checked: Checked) -> Iterator[Tile]:

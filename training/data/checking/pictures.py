@@ -78,10 +78,10 @@ def read_pictures(
 def decoded_picture(file: PictureFile) -> Picture:
     """Read and decode a file."""
     try:
-        stored = np.fromfile(file.path, np.uint8)
+        content = file.path.read_bytes()
     except OSError as error:
         return Picture(FileFacts(), 0, ("undecodable-image", error.strerror or str(error)))
-    content = stored.tobytes()
+    stored = np.frombuffer(content, np.uint8)
     facts = file_facts(content)
     digest = hashlib.blake2b(content, digest_size=16).digest()
     try:

@@ -23,7 +23,10 @@ _KINDS_BY_WORDS = tuple(
         (r"has the same label file as", "shared-label-file"),
         (r"not among those that are trained", "untrained-class"),
         (r"^is of (category|class) .*which is none", "unknown-category"),
-        (r"^category .*: |^'names'|^'nc'|^the name of class|class", "broken-categories"),
+        (
+            r"^category .*: |^'names'|^'nc'|^the name of class |^the class '|^no classes are named",
+            "broken-categories",
+        ),
         (r"the id stands twice", "repeated-id"),
         (r"not finite|beyond any image", "not-finite"),
         (r"negative size", "negative-box"),

@@ -91,6 +91,7 @@ class CheckReport(_Value):
 
     `refused`: `rtmdet train` would refuse these data. `stops`: a run would begin, and stop because
     more images cannot be decoded (`num_replaced`, of train) than it replaces (`max_unreadable`).
+    `num_left_out`: those of val; where they are more than that, nothing is evaluated.
     `format` is None where what describes the set cannot be read.
     """
 
@@ -106,6 +107,7 @@ class CheckReport(_Value):
     stops: bool
     num_replaced: int
     max_unreadable: int
+    num_left_out: int
     classes: tuple[Found, ...]
     splits: tuple[ReportedSplit, ...]
     findings: tuple[ReportedFinding, ...]

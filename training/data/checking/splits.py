@@ -1,6 +1,7 @@
 """Reads a split as training does, with every check looking on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from training.data.checking.annotations import AnnotationChecks, CheckedFor
 from training.data.checking.findings import FindingLog
@@ -52,7 +53,7 @@ def _read(
     is_train = survey.split == "train"
     keeps_empty = checked_for.keep_images_without_boxes or not is_train
     min_side = checked_for.min_image_side if is_train else 0
-    checks = AnnotationChecks(survey, log, checked_for)
+    checks = AnnotationChecks(survey, log, replace(checked_for, min_image_side=min_side))
     for done, image in enumerate(stream.images, 1):
         recorder.add(image, keep_empty=keeps_empty, min_side=min_side)
         checks.check(image)

@@ -1,5 +1,6 @@
 """The outcome of a check for people, on a terminal."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def print_report(report: CheckReport, console: Console) -> None:
         console.print(_classes(report))
     for finding in report.findings:
         console.print(_finding(finding, report.path))
-    console.print(Text(verdict(report), style=_verdict_style(report)))
+    # One line whatever the width: for `tail -1` too.
+    console.print(Text(verdict(report), style=_verdict_style(report)), soft_wrap=True)
 
 
 def verdict(report: CheckReport) -> str:
@@ -43,14 +45,23 @@ def verdict(report: CheckReport) -> str:
         if (count := report.count_of(severity))
     ]
     found = f" ({', '.join(counts)})" if counts else ": nothing was found"
+    most = report.max_unreadable
     if report.refused:
         return f"training would be REFUSED{found}"
     if report.stops:
         return (
             f"training would STOP: {report.num_replaced} images of train cannot be decoded, and a "
-            f"run replaces {report.max_unreadable}{found}"
+            f"run replaces {most}{found}"
         )
-    return f"training would not be refused{found}"
+    undecoded: list[str] = []
+    if report.num_replaced:
+        undecoded.append(f"{report.num_replaced} in train would be replaced by others")
+    if report.num_left_out > most:
+        undecoded.append(f"{report.num_left_out} in val are too many: NOTHING would be evaluated")
+    elif report.num_left_out:
+        undecoded.append(f"{report.num_left_out} in val would be left out")
+    told = f"; of images that cannot be decoded, {' and '.join(undecoded)}" if undecoded else ""
+    return f"training would not be refused{told}{found}"
 
 
 def _verdict_style(report: CheckReport) -> str:
@@ -166,5 +177,7 @@ def place_line(place: ReportedPlace, root: str) -> str:
 def _below(text: str, root: str) -> str:
     """The text with its paths told from the folder on that is checked."""
     for place in (root, str(Path(root).resolve())):
-        text = text.replace(place.rstrip("/") + "/", "")
+        # Where a path begins: folders within may be called like the one that is checked.
+        if place.strip("./"):
+            text = re.sub(rf"(?<![^\s'(]){re.escape(place.rstrip('/'))}/", "", text)
     return text
