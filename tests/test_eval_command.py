@@ -435,11 +435,13 @@ def test_eval__an_unreadable_image_ends_it_or_is_named_and_counted(
 
     assert f"{image}: " in one_line(run(instance.checkpoint, "--data", data))
 
-    skipped = run(instance.checkpoint, "--data", data, "--skip-unreadable", "--json")
+    options = ("--skip-unreadable", "--json", "--report", "report.html")
+    skipped = run(instance.checkpoint, "--data", data, *options)
     assert skipped.exit_code == 0
     assert skipped.json["data"]["images"] == NUM_IMAGES - 1
     assert ["2.png" in line for line in skipped.json["unreadable"]] == [True]
     assert "1 image could not be read" in skipped.stderr
+    assert "1 image could not be read and is left out" in Path("report.html").read_text("utf-8")
 
 
 # -------------------------------------------------------------------------------- what is refused

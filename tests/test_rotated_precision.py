@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.rotated_sets import BOX, ELSEWHERE, OFF_BY_A_QUARTER, rotated_metrics
-from training.evaluation import rotated_matching
+from training.evaluation import image_pairs
 
 
 def test_rotated_precision__of_what_is_there_is_one():
@@ -98,7 +98,7 @@ def test_rotated_precision__is_the_same_in_small_chunks(monkeypatch):
         for image, box, _ in instances * 4
     ]
     whole = rotated_metrics(instances, detections)
-    monkeypatch.setattr(rotated_matching, "_MAX_PAIRS", 50)
+    monkeypatch.setattr(image_pairs, "_MAX_PAIRS", 50)
 
     assert 0.05 < whole["rotated_ap"] < 0.95
     assert rotated_metrics(instances, detections) == whole

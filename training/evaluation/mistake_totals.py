@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.run_lengths import expanded
-from training.evaluation.instances import Found
-from training.evaluation.mistakes import SIZES, Judged, Outcome, Verdict, sizes_of
+from training.evaluation.instances import SIZES, Found
+from training.evaluation.mistakes import Judged, Outcome, Verdict, sizes_of
 
 #: What a missed instance costs an image. A wrong detection costs its score, for a mistake made
 #: with confidence is the worse one; a duplicate half, as a user sees at least the right thing.

@@ -13,15 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import Task
-from training.evaluation.instances import Found, Truth
+from training.evaluation.instances import SIZES, Found, Truth
 from training.evaluation.overlaps import Pairs, overlapping_pairs
 
 #: A detection of the right class that overlaps less than this is not near its instance at all.
 LEAST_OVERLAP = 0.1
 
-#: From which areas in pixels on instances are medium and large, as COCO has it.
-SIZES = ("small", "medium", "large")
-_SIZE_LIMITS = (32.0**2, 96.0**2)
+#: From which areas in pixels on instances are medium and large. On such a border COCO counts an
+#: instance twice; here it has one size, the larger.
+_SIZE_LIMITS = [smallest for smallest, _ in SIZES.values()][1:]
 
 #: The thresholds that `best_threshold` chooses from: what one would write.
 THRESHOLDS = np.arange(100) / 100

@@ -13,21 +13,18 @@ from pycocotools import mask as coco_mask
 
 from model.config import Task
 from model.rotated_iou import enclosing_boxes, rotated_iou
-from training.evaluation.instances import Found, Ints, Truth
-
-#: Pairs looked at together; this bounds the memory.
-_MAX_PAIRS = 2**20
+from training.evaluation.image_pairs import Indices, meeting, pairs_of_images
+from training.evaluation.instances import Found, Truth
 
 _Floats = NDArray[np.float64]
-_Indices = NDArray[np.intp]
 
 
 class Pairs(NamedTuple):
     """p pairs of a detection and an instance of one image: rows in `Found`, rows in `Truth`, and
     their overlaps, 0 to 1. Sorted by detection, of one detection by falling overlap."""
 
-    detections: _Indices
-    instances: _Indices
+    detections: Indices
+    instances: Indices
     overlaps: _Floats
 
     def where(self, keep: NDArray[np.bool_]) -> "Pairs":
@@ -51,37 +48,20 @@ def overlapping_pairs(task: Task, truth: Truth, found: Found, *, least: float) -
     return Pairs(row[order].astype(np.intp), column[order].astype(np.intp), ratio[order])
 
 
-def _meeting_pairs(task: Task, truth: Truth, found: Found) -> Iterator[tuple[_Indices, _Indices]]:
+def _meeting_pairs(task: Task, truth: Truth, found: Found) -> Iterator[tuple[Indices, Indices]]:
     """Pairs of one image; where boxes are compared only those whose upright boxes meet."""
     upright = {"detect": np.asarray, "rotated": enclosing_boxes}.get(task)
+    # Masks are compared image by image.
     detections = np.argsort(found.images, kind="stable")
-    instances = np.argsort(truth.images, kind="stable")
-    for i, j in _pairs_of_images(found.images[detections], truth.images[instances]):
-        row, column = detections[i], instances[j]
+    for place, column in pairs_of_images(found.images[detections], truth.images):
+        row = detections[place]
         if upright is not None:
-            ours, theirs = upright(found.boxes[row]), upright(truth.boxes[column])
-            meets = ((ours[:, :2] < theirs[:, 2:]) & (theirs[:, :2] < ours[:, 2:])).all(axis=1)
+            meets = meeting(upright(found.boxes[row]), upright(truth.boxes[column]))
             row, column = row[meets], column[meets]
         yield row, column
 
 
-def _pairs_of_images(ours: Ints, theirs: Ints) -> Iterator[tuple[_Indices, _Indices]]:
-    """All places (i, j) with ours[i] == theirs[j], of two sorted arrays, part after part."""
-    first = np.searchsorted(theirs, ours, "left")
-    counts = np.searchsorted(theirs, ours, "right") - first
-    ends = np.cumsum(counts)
-    start = 0
-    while start < len(ours):
-        before = ends[start] - counts[start]
-        stop = max(start + 1, int(np.searchsorted(ends, before + _MAX_PAIRS, "right")))
-        part = counts[start:stop]
-        i = np.repeat(np.arange(start, stop), part)
-        within = np.arange(len(i)) - np.repeat(ends[start:stop] - part - before, part)
-        yield i, np.repeat(first[start:stop], part) + within
-        start = stop
-
-
-def _box_overlaps(truth: Truth, found: Found, row: _Indices, column: _Indices) -> _Floats:
+def _box_overlaps(truth: Truth, found: Found, row: Indices, column: Indices) -> _Floats:
     ours, theirs = found.boxes[row].astype(np.float64), truth.boxes[column].astype(np.float64)
     sides = np.minimum(ours[:, 2:], theirs[:, 2:]) - np.maximum(ours[:, :2], theirs[:, :2])
     common = sides.clip(0).prod(axis=1)
@@ -91,11 +71,11 @@ def _box_overlaps(truth: Truth, found: Found, row: _Indices, column: _Indices) -
     return common / np.where(whole > 0, whole, 1)
 
 
-def _rotated_overlaps(truth: Truth, found: Found, row: _Indices, column: _Indices) -> _Floats:
+def _rotated_overlaps(truth: Truth, found: Found, row: Indices, column: Indices) -> _Floats:
     return rotated_iou(found.boxes[row], truth.boxes[column])
 
 
-def _mask_overlaps(truth: Truth, found: Found, row: _Indices, column: _Indices) -> _Floats:
+def _mask_overlaps(truth: Truth, found: Found, row: Indices, column: Indices) -> _Floats:
     """Image by image, because pycocotools compares all masks with all."""
     ratio = np.zeros(len(row))
     images = found.images[row]
@@ -115,12 +95,12 @@ def _mask_overlaps(truth: Truth, found: Found, row: _Indices, column: _Indices) 
     return ratio
 
 
-def _run_lengths(masks: tuple[bytes, ...] | None, rows: _Indices, size: list[int]) -> Any:
+def _run_lengths(masks: tuple[bytes, ...] | None, rows: Indices, size: list[int]) -> Any:
     assert masks is not None, "instance models have masks"
     return [{"size": size, "counts": masks[row]} for row in rows]
 
 
-_OVERLAPS: Mapping[Task, Callable[[Truth, Found, _Indices, _Indices], _Floats]] = {
+_OVERLAPS: Mapping[Task, Callable[[Truth, Found, Indices, Indices], _Floats]] = {
     "detect": _box_overlaps,
     "instance": _mask_overlaps,
     "rotated": _rotated_overlaps,

@@ -5,7 +5,6 @@ the exact overlap is above the threshold and the instance was not found before; 
 neither right nor wrong if that instance is a difficult one.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,14 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.rotated_iou import enclosing_boxes, rotated_iou
+from training.evaluation.image_pairs import Indices, meeting, pairs_of_images
 from training.evaluation.instances import Found, Ints, Truth
-
-#: Pairs of boxes looked at together; this bounds the memory.
-_MAX_PAIRS = 2**20
 
 _Bools = NDArray[np.bool_]
 _Floats = NDArray[np.float64]
-_Indices = NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +30,7 @@ class RankedDetections:
 
     scores: NDArray[np.float32]
     areas: _Floats
-    nearest: _Indices
+    nearest: Indices
     overlaps: _Floats
     ignored: _Bools
     instance_areas: _Floats
@@ -102,14 +98,17 @@ def _within(areas: _Floats, size: tuple[float, float]) -> _Bools:
     return (areas >= smallest) & (areas <= largest)
 
 
-def _nearest(detections: _Placed, instances: _Placed) -> tuple[_Indices, _Floats]:
+def _nearest(detections: _Placed, instances: _Placed) -> tuple[Indices, _Floats]:
     """For each of m detections the instance of its image that it overlaps most, and how much.
 
     -> indices [m], 0 where there is no instance; overlaps [m], 0 there.
     """
     nearest = np.zeros(len(detections.images), np.intp)
     overlaps = np.zeros(len(nearest))
-    for row, column in _meeting_pairs(detections, instances):
+    bounds, other_bounds = enclosing_boxes(detections.boxes), enclosing_boxes(instances.boxes)
+    for row, column in pairs_of_images(detections.images, instances.images):
+        meets = meeting(bounds[row], other_bounds[column])
+        row, column = row[meets], column[meets]
         ratio = rotated_iou(detections.boxes[row], instances.boxes[column])
         # The best pair of each detection comes last; of equal ones, that of the first instance.
         order = np.lexsort((-column, ratio, row))
@@ -118,29 +117,7 @@ def _nearest(detections: _Placed, instances: _Placed) -> tuple[_Indices, _Floats
     return nearest, overlaps
 
 
-def _meeting_pairs(detections: _Placed, instances: _Placed) -> Iterator[tuple[_Indices, _Indices]]:
-    """Pairs of one image whose enclosing upright boxes meet; all of a detection's pairs at once."""
-    by_image = np.argsort(instances.images, kind="stable")
-    first = np.searchsorted(instances.images[by_image], detections.images, "left")
-    counts = np.searchsorted(instances.images[by_image], detections.images, "right") - first
-    bounds, other_bounds = enclosing_boxes(detections.boxes), enclosing_boxes(instances.boxes)
-    ends = np.cumsum(counts)
-    start = 0
-    while start < len(counts):
-        before = ends[start] - counts[start]
-        stop = max(start + 1, int(np.searchsorted(ends, before + _MAX_PAIRS, "right")))
-        part = counts[start:stop]
-        row = np.repeat(np.arange(start, stop), part)
-        within = np.arange(len(row)) - np.repeat(ends[start:stop] - part - before, part)
-        column = by_image[first[row] + within]
-        ours, theirs = bounds[row], other_bounds[column]
-        meets = (ours[:, :2] < theirs[:, 2:]) & (theirs[:, :2] < ours[:, 2:])
-        keep = meets.all(axis=1)
-        yield row[keep], column[keep]
-        start = stop
-
-
-def _judged(nearest: _Indices, near: _Bools, ignored: _Bools) -> tuple[_Bools, _Bools]:
+def _judged(nearest: Indices, near: _Bools, ignored: _Bools) -> tuple[_Bools, _Bools]:
     """Which detections [m], best first, are right and which are wrong."""
     on_ignored = near & ignored[nearest]
     claims = np.flatnonzero(near & ~on_ignored)

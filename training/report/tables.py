@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from training.evaluation.average_precision import Metrics
 from training.evaluation.comparison import Kind
 from training.evaluation.curves import Curve
+from training.evaluation.instances import SIZES
 from training.evaluation.mistake_totals import Totals, totals_by_class, totals_by_size
-from training.evaluation.mistakes import SIZES, Judged, Outcome, Verdict
+from training.evaluation.mistakes import Judged, Outcome, Verdict
 from training.report import kinds
 from training.report.charts import spark_line
 
