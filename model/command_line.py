@@ -21,8 +21,12 @@ EXIT_FAILURE = 1
 #: What a shell gives for a command whose reader went away, as in `rtmdet models list | head -1`.
 EXIT_UNREAD = 141
 
-#: Modules that only the export extra brings.
-_EXPORT_EXTRA = {"torch", "onnx", "onnxscript", "onnx_ir", "safetensors"}
+#: Which extra brings a module that the package can be installed without.
+_EXTRAS = {
+    **dict.fromkeys(("torch", "onnx", "onnxscript", "onnx_ir", "safetensors"), "export"),
+    **dict.fromkeys(("faster_coco_eval", "jinja2", "markupsafe", "psutil", "yaml"), "train"),
+    **dict.fromkeys(("openvino", "pydantic_settings"), "serve"),
+}
 
 Parameters = ParamSpec("Parameters")
 
@@ -35,10 +39,11 @@ def one_line_errors(command: Callable[Parameters, None]) -> Callable[Parameters,
         try:
             quiet_when_unread(command)(*args, **kwargs)
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in _EXPORT_EXTRA:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
                 raise
             _fail(
-                "this command needs the export extra: pip install '.[export]' in the "
+                f"this command needs the {extra} extra: pip install '.[{extra}]' in the "
                 "project's folder",
                 EXIT_MISTAKE,
             )

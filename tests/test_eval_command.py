@@ -501,6 +501,23 @@ def test_eval__refuses_of_weights_in_one_line(run, rotated: Known, options, told
     assert told in one_line(run(rotated.checkpoint, "--data", rotated.data, *options))
 
 
+@pytest.mark.parametrize(
+    ("module", "extra"), [("faster_coco_eval", "train"), ("openvino", "serve")]
+)
+def test_eval__says_which_extra_it_needs(rotated: Known, module: str, extra: str):
+    program = (
+        f"import sys; sys.modules[{module!r}] = None\n"
+        f"sys.argv = ['rtmdet', 'eval', 'rotated', '--data', {str(rotated.data)!r}, "
+        f"'--repository', {str(rotated.repository)!r}]\n"
+        "import rtmdet; rtmdet.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=PROJECT
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"rtmdet: this command needs the {extra} extra: ")
+
+
 def test_eval__refuses_data_that_do_not_fit(run, rotated: Known, instance: Known, tmp_path: Path):
     def told(known: Known, data: Path) -> str:
         return one_line(run(known.checkpoint, "--data", data))
