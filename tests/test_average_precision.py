@@ -11,6 +11,7 @@ from tests.rotated_sets import BOX, rotated_metrics, rotated_set
 from training.evaluation.average_precision import Metrics, average_precision, primary_metric
 from training.evaluation.comparison import compare
 from training.evaluation.instances import Found, Truth
+from training.evaluation.metric_titles import TITLES, TITLES_BY_SIZE, kinds_of
 
 CASE = coco_case(0, num_classes=4, num_labelled=3)
 CLASSES = CASE.classes
@@ -58,6 +59,16 @@ def test_average_precision__has_rotated_figures_by_size_too():
         "rotated_ap_small",
         "rotated_ap_large",
     }
+
+
+@pytest.mark.parametrize("task", ["instance", "rotated"])
+def test_metric_titles__name_every_metric(task: Task):
+    large = (80, 80, 150, 100, 0.2)
+    rotated = rotated_set([(0, BOX, False), (1, large, False)], [])
+    values = measured(task, *(rotated if task == "rotated" else CASE.packed())).values
+
+    assert kinds_of(values) == (["rotated"] if task == "rotated" else ["box", "mask"])
+    assert {name.partition("_")[2] for name in values} <= set(TITLES | TITLES_BY_SIZE)
 
 
 def test_average_precision__leaves_out_a_class_that_is_never_to_be_found():

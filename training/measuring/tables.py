@@ -5,35 +5,14 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.table import Table
 
+from training.evaluation.metric_titles import TITLES, TITLES_BY_SIZE, kinds_of
 from training.measuring.measurement import Measurement
 
 #: Columns where output is no terminal, so that no line is broken.
 _WIDE = 200
 
-#: Metrics' names after that of their kind, and what people call them, in order.
-_TITLES = {
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap50_voc07": "AP50, VOC07",
-    "ap_small": "AP, small",
-    "ap_medium": "AP, medium",
-    "ap_large": "AP, large",
-    "ap50_small": "AP50, small",
-    "ap50_medium": "AP50, medium",
-    "ap50_large": "AP50, large",
-    "ar1": "AR, 1 detection",
-    "ar10": "AR, 10 detections",
-    "ar100": "AR, 100 detections",
-    "ar_small": "AR, small",
-    "ar_medium": "AR, medium",
-    "ar_large": "AR, large",
-}
-
 #: Those that stand beside every class.
 _OF_CLASSES = ("ap", "ap50", "ap75")
-
-_KINDS = ("box", "mask", "rotated")
 
 
 def print_measurement(measurement: Measurement) -> None:
@@ -44,7 +23,7 @@ def print_measurement(measurement: Measurement) -> None:
     for name, text in measurement.facts().items():
         console.print(f"{name:<9} {text}", markup=False, soft_wrap=True)
     console.print()
-    kinds = [kind for kind in _KINDS if f"{kind}_ap" in measurement.metrics.values]
+    kinds = kinds_of(measurement.metrics.values)
     if kinds:
         console.print(_detector_figures(measurement, kinds))
         console.print()
@@ -56,16 +35,15 @@ def print_measurement(measurement: Measurement) -> None:
 def _detector_figures(measurement: Measurement, kinds: Sequence[str]) -> Table:
     table = _table("ALL CLASSES", *(kind.upper() for kind in kinds))
     values = measurement.metrics.values
-    names = {name.partition("_")[2] for name in values}
-    known = [name for name in _TITLES if name in names]
-    for name in [*known, *sorted(names - set(known))]:
-        cells = (_figure(values.get(f"{kind}_{name}")) for kind in kinds)
-        table.add_row(_TITLES.get(name, name), *cells)
+    for name, title in (TITLES | TITLES_BY_SIZE).items():
+        figures = [values.get(f"{kind}_{name}") for kind in kinds]
+        if any(figure is not None for figure in figures):
+            table.add_row(title, *map(_figure, figures))
     return table
 
 
 def _detector_classes(measurement: Measurement, kinds: Sequence[str]) -> Table:
-    titles = [f"{kind.upper()} {_TITLES[name]}" for kind in kinds for name in _OF_CLASSES]
+    titles = [f"{kind.upper()} {TITLES[name]}" for kind in kinds for name in _OF_CLASSES]
     table = _table("CLASS", "INSTANCES", "DETECTIONS", *titles)
     for name, counts in measurement.counts.items():
         values = measurement.metrics.per_class.get(name, {})

@@ -11,21 +11,11 @@ from training.evaluation.average_precision import Metrics
 from training.evaluation.comparison import Kind
 from training.evaluation.curves import Curve
 from training.evaluation.instances import SIZES
+from training.evaluation.metric_titles import TITLES, kinds_of
 from training.evaluation.mistake_totals import Totals, totals_by_class, totals_by_size
 from training.evaluation.mistakes import Judged, Outcome, Verdict
 from training.report import kinds
 from training.report.charts import spark_line
-
-#: What metrics are called in tables, by the end of their names.
-_TITLES = {
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ap50_voc07": "AP50 (VOC 2007)",
-    "ar1": "AR@1",
-    "ar10": "AR@10",
-    "ar100": "AR@100",
-}
 
 #: Detections of these kinds are wrong, in the order of the columns.
 _WRONG = (Verdict.CONFUSED, Verdict.POORLY_PLACED, Verdict.DUPLICATE, Verdict.FALSE)
@@ -76,22 +66,17 @@ def count(value: int) -> Cell:
 
 def headline_table(metrics: Metrics) -> Table:
     """All metrics over all objects: a row for each thing that is measured."""
-    measured = measured_kinds(metrics)
+    measured = kinds_of(metrics.values)
     endings = [
         ending
-        for ending in _TITLES
+        for ending in TITLES
         if any(f"{kind}_{ending}" in metrics.values for kind in measured)
     ]
     rows = [
         [named(kind), *(share(metrics.values.get(f"{kind}_{ending}")) for ending in endings)]
         for kind in measured
     ]
-    return Table(["", *(_TITLES[ending] for ending in endings)], rows)
-
-
-def measured_kinds(metrics: Metrics) -> list[str]:
-    """ "box", "mask", "rotated": what was measured."""
-    return list(dict.fromkeys(name.partition("_")[0] for name in metrics.values))
+    return Table(["", *(TITLES[ending] for ending in endings)], rows)
 
 
 def class_table(
@@ -102,13 +87,13 @@ def class_table(
 ) -> Table:
     """A row for each class; `curves` by kind, drawn small."""
     totals = totals_by_class(judged, len(classes))
-    measured = measured_kinds(metrics)
+    measured = kinds_of(metrics.values)
     columns = [(kind, ending) for kind in measured for ending in ("ap", "ap50", "ap75")]
     prefix = len(measured) > 1
     header = [
         "class",
         "instances",
-        *(f"{kind} {_TITLES[ending]}" if prefix else _TITLES[ending] for kind, ending in columns),
+        *(f"{kind} {TITLES[ending]}" if prefix else TITLES[ending] for kind, ending in columns),
         *(f"{kind} curve" if prefix else "curve" for kind in curves),
         *_COUNTED,
     ]
@@ -127,8 +112,8 @@ def size_table(judged: Judged, metrics: Metrics) -> Table:
     totals = totals_by_size(judged)
     columns = [
         (kind, ending)
-        for kind in measured_kinds(metrics)
-        for ending in ("ap", "ap50", "ar")
+        for kind in kinds_of(metrics.values)
+        for ending in ("ap", "ar")
         if any(f"{kind}_{ending}_{size}" in metrics.values for size in SIZES)
     ]
     header = ["size", "instances", *(f"{kind} {ending.upper()}" for kind, ending in columns)]

@@ -11,8 +11,7 @@ from markupsafe import Markup
 from training.report.charts import NUM_STYLES, Line, Mark, line_chart
 from training.report.svg import Axis
 from training.run.progress import Record, current_records, read_records
-
-PROGRESS_FILE = "progress.jsonl"
+from training.run.run_folder import RunPaths
 
 #: Points of a curve; more cannot be seen. Each is the mean of what it stands for.
 _MAX_POINTS = 240
@@ -50,7 +49,7 @@ def training_charts(run_folder: Path) -> list[Markup]:
 
 
 def _records(run_folder: Path) -> list[Record]:
-    path = run_folder / PROGRESS_FILE
+    path = RunPaths(run_folder).progress
     try:
         return current_records(read_records(path))
     except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
