@@ -69,6 +69,18 @@ def test_likeness__a_missing_picture_is_like_none() -> None:
     assert list(alike_pairs([None, one, None, one])) == [(1, 3)]
 
 
+def test_likeness__frames_of_one_film_meet_across_splits() -> None:
+    frame = likeness(scene(1, 96).image)
+    num_train, num_val = 150, 100
+    frames: list[Likeness | None] = [frame] * (num_train + num_val)
+
+    found = list(alike_pairs(frames))
+
+    leaked = {second for first, second in found if first < num_train <= second}
+    assert leaked == set(range(num_train, num_train + num_val))
+    assert len(found) == len(set(found))
+
+
 @pytest.mark.parametrize(
     ("points", "crosses"),
     [

@@ -23,6 +23,8 @@ _MOST_DIFFERENCE = 0.12
 _LEAST_SPREAD = 6.0
 #: Each picture of a group with one key is compared with so many before it.
 _MOST_COMPARED = 24
+#: Pairs whose thumbnails are compared at a time: more do not stay in the caches.
+_COMPARED_AT_ONCE = 2**12
 
 
 class Likeness(NamedTuple):
@@ -49,35 +51,40 @@ def likeness(pixels: NDArray[np.uint8]) -> Likeness:
 
 def alike_pairs(pictures: list[Likeness | None]) -> Iterator[tuple[int, int]]:
     """Pairs of positions, the smaller first, of pictures that look alike; each pair once."""
-    positions = [i for i, each in enumerate(pictures) if each is not None and each.bits is not None]
+    known = [(place, each) for place, each in enumerate(pictures) if each is not None]
+    positions = [place for place, each in known if each.bits is not None]
     if len(positions) < 2:
         return
-    known = [each for each in pictures if each is not None and each.bits is not None]
-    bits = np.stack([each.bits for each in known if each.bits is not None])
-    thumbnails = np.stack([each.thumbnail for each in known])
-    told: set[tuple[int, int]] = set()
-    for first, second in _candidates(bits):
-        same = _are_alike(bits, thumbnails, first, second)
-        for a, b in zip(first[same].tolist(), second[same].tolist(), strict=True):
-            pair = (positions[min(a, b)], positions[max(a, b)])
-            if pair not in told:
-                told.add(pair)
-                yield pair
+    bits = np.stack([each.bits for _, each in known if each.bits is not None])
+    thumbnails = np.stack([each.thumbnail for _, each in known if each.bits is not None])
+    # A film gives millions of pairs: each is one number, its rows first * n + second.
+    compared = np.zeros(0, np.int64)
+    for column in range(bits.shape[1] // 2):
+        candidates = np.setdiff1d(_candidates(bits, column), compared, assume_unique=True)
+        compared = np.concatenate([compared, candidates])
+        for start in range(0, len(candidates), _COMPARED_AT_ONCE):
+            rows = np.divmod(candidates[start : start + _COMPARED_AT_ONCE], len(bits))
+            alike = _are_alike(bits, thumbnails, *rows)
+            for first, second in zip(*(each[alike].tolist() for each in rows), strict=True):
+                yield positions[first], positions[second]
 
 
-def _candidates(
-    bits: NDArray[np.uint8],
-) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Rows that share a key of 16 bits: of each key, each row with those shortly before it."""
+def _candidates(bits: NDArray[np.uint8], column: int) -> NDArray[np.int64]:
+    """Rows that share the key of 16 bits in that column, each with those shortly before it."""
     keys = np.ascontiguousarray(bits).view(np.uint16)
-    for column in range(keys.shape[1]):
-        order = np.argsort(keys[:, column], kind="stable")
-        ordered = keys[order, column]
-        for step in range(1, min(_MOST_COMPARED, len(order) - 1) + 1):
-            same = np.flatnonzero(ordered[step:] == ordered[:-step])
-            if not len(same):
-                break
-            yield order[same], order[same + step]
+    # Within a key the most alike stand together; equal ones mixed, so that those of one split
+    # meet those of the other.
+    mixed = np.random.default_rng(0).permutation(len(keys))
+    order = np.lexsort((mixed, keys[:, (column + 1) % keys.shape[1]], keys[:, column]))
+    ordered = keys[order, column]
+    pairs = [np.zeros(0, np.int64)]
+    for step in range(1, min(_MOST_COMPARED, len(order) - 1) + 1):
+        same = np.flatnonzero(ordered[step:] == ordered[:-step])
+        if not len(same):
+            break
+        a, b = order[same], order[same + step]
+        pairs.append(np.minimum(a, b) * len(keys) + np.maximum(a, b))
+    return np.concatenate(pairs)
 
 
 def _are_alike(
