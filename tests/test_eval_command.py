@@ -651,7 +651,9 @@ def test_eval__a_classifier_of_a_run_sees_inputs_of_the_runs_size(
     (tmp_path / "config.json").write_text(content, "utf-8")
     write_image(tmp_path / "set" / "val" / "cat" / "1.png")
 
-    assert run(tmp_path, "--data", "set", "--json").json["input_size"] == [64, 32]
+    measured = run(tmp_path, "--data", "set", "--json").json
+    assert measured["input_size"] == [64, 32]
+    assert measured["model"]["name"] == tmp_path.name
     options = ("--data", "set", "--json", "--input-size", 96)
     assert run(classifier, *options).json["input_size"] == [96, 96]
 

@@ -130,7 +130,8 @@ def _input_size(subject: WeightsFile, running: Running) -> tuple[int, int]:
 
 def _identity(name: str, subject: WeightsFile) -> ModelIdentity:
     return ModelIdentity(
-        name=subject.path.stem,
+        # Every run's best weights are called `best`.
+        name=subject.path.stem if subject.run is None else subject.run.resolve().name,
         kind="checkpoint",
         version=None,
         variant=name,
