@@ -29,7 +29,7 @@ from training.data.formats.records import ImageRecord
 from training.data.indexing.detection_index import build_index
 from training.data.run_lengths import decoded, of_polygons
 from training.data.sampling.images import read_image
-from training.data.writing.conversion import Conversion, Converted, convert
+from training.data.writing.conversion import OTHER_SPLITS, Conversion, Converted, convert
 from training.data.writing.dota import BLANKS, ORDER, UNUSED
 from training.data.writing.file_names import IN_FOLDERS, SAME_NAMES
 from training.data.writing.forms import (
@@ -175,6 +175,18 @@ def test_convert__keeps_the_splits(source: Path) -> None:
     assert read(out).classes == ("train-ship", "val-ship")
     (instance,) = read(out, split="val").images[0].instances
     assert instance.category == "val-ship"
+
+
+@pytest.mark.parametrize("place", ["test", "images/test", "annotations/image_info_test-dev.json"])
+def test_convert__tells_of_a_split_to_test_on(source: Path, place: str) -> None:
+    write_coco(source, coco_content())
+    assert OTHER_SPLITS not in converted(source, "coco")[1].remarks
+    (source / place).mkdir(parents=True)
+
+    report = convert(source, source.parent / "out", Conversion(to="coco"))
+
+    assert report.remarks == {OTHER_SPLITS: 1}
+    assert report.num_images == {"train": 2}
 
 
 def test_convert__crowds_are_left_out(source: Path) -> None:

@@ -83,7 +83,7 @@ def convert(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
-    """Rewrite a data set in another format, and say what that cannot hold.
+    """Rewrite train and val of a data set in another format, and say what that cannot hold.
 
     Images stay as they are, byte for byte; those in folders get the folder into their names.
     """

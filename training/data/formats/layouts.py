@@ -102,6 +102,14 @@ def find_split(path: Path, split: Split, task: Task) -> DataSource:
     return find_data(path, task).train  # which says what is wrong
 
 
+def other_splits(path: Path) -> list[Path]:
+    """Folders and files of the data set at `path` that look like those of a split to test on."""
+    root = path if path.is_dir() else path.parent
+    places = [root / "test", root / "images" / "test", root / "test.json"]
+    found = [*places, *sorted((root / "annotations").glob("*test*.json"))]
+    return [place for place in found if place.exists()]
+
+
 def _require_suited(path: Path, source: DataSource, task: Task) -> None:
     if task == "instance" and source.format == "dota":
         raise ValueError(

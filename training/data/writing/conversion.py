@@ -15,7 +15,7 @@ from training.data.formats.checks import Findings
 from training.data.formats.image_headers import read_image_size
 from training.data.formats.instance_checks import fault_of
 from training.data.formats.label_files import IMAGE_SUFFIXES
-from training.data.formats.layouts import DataFormat, DataSource, Split, find_data
+from training.data.formats.layouts import DataFormat, DataSource, Split, find_data, other_splits
 from training.data.formats.readers import open_records
 from training.data.formats.records import Categories, Category, ImageRecord, InstanceRecord
 from training.data.writing.base import SetWriter, new_folder
@@ -27,6 +27,9 @@ from training.data.writing.yolo import Form, YoloWriter
 
 #: Told what is being done, for how many images it is, and of how many.
 Progress = Callable[[str, int, int], None]
+
+#: What is not carried over.
+OTHER_SPLITS = "splits to test on, left out: train and val alone are converted"
 
 #: What YOLO's lines hold for each task.
 _YOLO_FORMS: dict[Task, Form] = {"detect": "box", "instance": "polygon", "rotated": "corners"}
@@ -84,6 +87,7 @@ def convert(
     sources = [split for split in (found.train, found.val) if split is not None]
     with new_folder(out) as part:
         survey = _survey(sources, conversion, progress)
+        survey.remarks[OTHER_SPLITS] += bool(other_splits(source))
         task = conversion.task or _default_task(found.train, conversion, survey)
         losses = Counter[str]()
         writer = _writer(part, conversion, task, survey, losses)

@@ -30,9 +30,8 @@ class DotaWriter:
         self._losses = losses
         self._names = {category.name: "-".join(category.name.split()) for category in categories}
         self._met: set[str] = set()
-        written = list(self._names.values())
-        for name in written:
-            if written.count(name) > 1:
+        for name, count in Counter(self._names.values()).items():
+            if count > 1:
                 raise ValueError(
                     f"two classes would both be called '{name}' without blanks; rename one"
                 )
