@@ -17,11 +17,11 @@ _OF_CLASSES = ("ap", "ap50", "ap75")
 
 def print_measurement(measurement: Measurement) -> None:
     """Print all figures, by size, by class, and what was measured with what."""
-    console = Console(highlight=False, soft_wrap=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_WIDE)
+    width = None if Console().is_terminal else _WIDE
+    # Names are not ours: what looks like markup in them is none.
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
     for name, text in measurement.facts().items():
-        console.print(f"{name:<9} {text}", markup=False, soft_wrap=True)
+        console.print(f"{name:<9} {text}", soft_wrap=True)
     console.print()
     kinds = kinds_of(measurement.metrics.values)
     if kinds:
