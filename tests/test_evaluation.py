@@ -319,6 +319,15 @@ def test_evaluator__raises_what_the_network_raises(indices):
         evaluated(indices["detect"], Broken())
 
 
+def test_evaluator__says_in_one_line_that_a_gpu_is_too_small(indices):
+    class Large(nn.Module):
+        def forward(self, images: Tensor) -> HeadOutputs:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(ValueError, match=r"memory for 2 images at once; .* smaller batch size"):
+        evaluated(indices["detect"], Large())
+
+
 class WhiteBoxes:
     """Finds the box around what is white, at the size of the images."""
 

@@ -17,6 +17,7 @@ from training.config import TrainConfig
 from training.data.sampling.images import Pixels, UnreadableImage
 from training.evaluation.average_precision import Metrics
 from training.evaluation.instances import Ints
+from training.evaluation.predictors.torch_network import fitting_in_memory
 
 #: The metric that decides which weights are best.
 PRIMARY_METRIC = "top1"
@@ -136,7 +137,8 @@ class AccuracyEvaluator:
     def _guesses(self, network: nn.Module, batch: "Sequence[_Labelled]") -> Guesses:
         images = torch.from_numpy(np.stack([each.pixels for each in batch])).to(self._device)
         bf16 = self._config.runtime.precision == "bf16"
-        with torch.autocast(self._device.type, torch.bfloat16, enabled=bf16):
+        autocast = torch.autocast(self._device.type, torch.bfloat16, enabled=bf16)
+        with autocast, fitting_in_memory(len(batch)):
             logits = network(self._normalise(images))
         # Ranked by logits, as probabilities of those that are far behind are all 0.
         best = logits.topk(min(max(_GUESSES.values()), logits.shape[1]), dim=1).indices

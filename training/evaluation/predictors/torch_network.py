@@ -64,13 +64,28 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def infer(self, images: NDArray[np.uint8]) -> dict[str, NDArray[np.generic]]:
-        """uint8 BGR [n, h, w, 3] -> float32 outputs by name, and `labels` int32."""
-        with self._lock, _in_evaluation_mode(self._network):
+        """uint8 BGR [n, h, w, 3] -> float32 outputs by name, and `labels` int32.
+
+        Raises ValueError where the GPU has too little memory for so many.
+        """
+        with self._lock, _in_evaluation_mode(self._network), fitting_in_memory(len(images)):
             outputs = self._graph(torch.from_numpy(images).to(self._device))
             return {name: outputs[name].cpu().numpy() for name in self.output_names}
 
     def close(self) -> None:
         """Nothing is held."""
+
+
+@contextmanager
+def fitting_in_memory(num_images: int) -> Iterator[None]:
+    """Say in one line, as ValueError, that a GPU has too little memory for so many images."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(
+            f"the GPU has too little memory for {num_images} images at once; take fewer, by a "
+            "smaller batch size"
+        ) from error
 
 
 def torch_description(device: torch.device, precision: Precision) -> str:
