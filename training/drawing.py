@@ -1,25 +1,22 @@
 """What all drawn pictures share: corners of boxes, colours of classes, names. Torch-free."""
 
-import math
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from model.rotated_iou import rotated_corners
+
 Picture = NDArray[np.uint8]
 
 
 def box_corners(box: NDArray[np.floating]) -> NDArray[np.float32]:
     """The corners [4, 2] of an xyxy box [4] or a rotated box [5]."""
-    if len(box) == 4:
-        x1, y1, x2, y2 = box
-        return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
-    cx, cy, width, height, angle_rad = box
-    along = np.array([math.cos(angle_rad), math.sin(angle_rad)]) * width / 2
-    across = np.array([-math.sin(angle_rad), math.cos(angle_rad)]) * height / 2
-    signs = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
-    return (np.array([cx, cy]) + signs @ np.stack([along, across])).astype(np.float32)
+    if len(box) == 5:
+        return rotated_corners(box)[0].astype(np.float32)
+    x1, y1, x2, y2 = box
+    return np.array([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], np.float32)
 
 
 def class_colour(label: int) -> tuple[int, int, int]:
