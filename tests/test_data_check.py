@@ -311,7 +311,9 @@ def test_command__page_needs_no_network_and_escapes_names(clean_sets: Path, tmp_
 
     page = (tmp_path / "out" / "page.html").read_text("utf-8")
     assert result.exit_code == 0
-    assert "<script" not in page
+    assert "<script>alert" not in page
+    assert "&lt;script&gt;alert" in page
+    assert "default-src 'none'" in page
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "https://" not in page
     # 12 samples of each split, and the polygon that is no rectangle.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from model.durable import move_into_place, part_of
@@ -24,13 +24,16 @@ def require_folder(path: Path) -> None:
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
+def write_page(
+    path: Path, template: str, values: Mapping[str, Any], *, package: str = _PACKAGE
+) -> None:
     """Write the template with these values; `path` is there whole or not at all.
 
-    Raises OSError where it cannot be written.
+    Templates are those of `package`, which may extend the ones here. Raises OSError where the page
+    cannot be written.
     """
     environment = Environment(
-        loader=PackageLoader(_PACKAGE),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader(_PACKAGE)]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -4,16 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from model.config import STRIDES
-from model.durable import move_into_place, part_of
 from training.data.checking.charts import class_bars, size_bars
 from training.data.checking.check import Checked
 from training.data.checking.drawing import data_url, draw_image, draw_place
 from training.data.checking.findings import Finding
-from training.data.checking.report import printable
+from training.data.checking.report import CheckReport, printable
 from training.data.checking.table import is_of_classes, place_line, verdict
+from training.report.page import write_page as write_html
 
 #: Pictures of each kind of finding.
 _MAX_PICTURES = 4
@@ -30,39 +28,39 @@ class Tile:
 
 def write_page(file: Path, checked: Checked) -> None:
     """Write the page; it appears as a whole. Raises OSError where it cannot."""
-    environment = Environment(
-        loader=PackageLoader("training.data.checking", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     report = checked.report
-    text = environment.get_template("page.html").render(
-        report=report,
-        verdict=verdict(report),
-        findings=[
+    values = {
+        "title": f"Data check: {report.path}",
+        "facts": _facts(report),
+        "report": report,
+        "verdict": verdict(report),
+        "findings": [
             (shown, list(_pictures(found, checked)))
             for shown, found in zip(report.findings, checked.findings, strict=True)
         ],
-        samples=[
+        "samples": [
             (survey.split, list(_samples(checked, survey.split))) for survey in checked.surveys
         ],
-        class_bars=class_bars(checked.surveys) if checked.surveys else [],
-        size_bars=[(each.split, size_bars(each, report.input_size)) for each in checked.surveys],
-        finest_stride=STRIDES[0],
-        is_of_classes=is_of_classes,
-        place_line=lambda place: place_line(place, report.path),
-    )
+        "class_bars": class_bars(checked.surveys) if checked.surveys else [],
+        "size_bars": [(each.split, size_bars(each, report.input_size)) for each in checked.surveys],
+        "finest_stride": STRIDES[0],
+        "is_of_classes": is_of_classes,
+        "place_line": lambda place: place_line(place, report.path),
+    }
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(file)
-    try:
-        part.write_text(text, "utf-8")
-        move_into_place(part, file)
-    except OSError:
-        # Of a full disk, say.
-        part.unlink(missing_ok=True)
-        raise
+    write_html(file, "page.html", values, package="training.data.checking")
+
+
+def _facts(report: CheckReport) -> dict[str, str]:
+    """What stands under the title."""
+    height, width = report.input_size
+    guessed = ", as the annotations suggest" if report.task_is_guessed else ""
+    return {
+        "Data set": (report.format or "unknown").upper(),
+        "Checked for": f"{report.task} models{guessed}",
+        "Input": f"{height} x {width} pixels",
+        "Images decoded": f"{report.num_decoded:,}" if report.num_decoded else "none",
+    }
 
 
 def _pictures(finding: Finding, checked: Checked) -> Iterator[Tile]:
