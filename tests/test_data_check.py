@@ -245,6 +245,25 @@ def test_command__waits_for_no_pipe_and_follows_no_circle(clean_sets: Path, tmp_
     assert kinds_in(checked(tmp_path / "links", "detect")) == set()
 
 
+def test_check__counts_no_images_that_training_leaves_out(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "coco", tmp_path / "set")
+    with_cut_off_images(tmp_path / "set", 21)
+
+    def empty_one(content: Content) -> None:
+        content["annotations"] = [each for each in content["annotations"] if each["image_id"] != 21]
+
+    changed(tmp_path / "set", empty_one)
+    detect, finetune = (
+        check_data(
+            Request(tmp_path / "set", recipe=name), Reading(2, decodes=True), lambda *_: None
+        ).report
+        for name in ("rtmdet-tiny", "rtmdet-tiny-finetune")
+    )
+
+    assert (detect.num_replaced, detect.stops) == (20, False)
+    assert (finetune.num_replaced, finetune.stops) == (21, True)
+
+
 def test_check__guesses_the_task(clean_sets: Path) -> None:
     tasks = {layout: checked(clean_sets / layout, decodes=False).report.task for layout in CLEAN}
 

@@ -90,7 +90,8 @@ class AnnotationChecks:
         self._check_pairs(image, trained)
         self._check_contents(image, len(trained))
         self._check_size(image, self._count_tiny(image, trained), len(trained))
-        self._survey.add_image(image)
+        is_kept = bool(trained) or self._for.keep_images_without_boxes
+        self._survey.add_image(image, is_used=is_kept and not self._for.leaves_out(image))
 
     def finish(self) -> None:
         """Tell what only the whole split shows."""

@@ -4,6 +4,7 @@ Whether it would is what the readers of training say (`training.datasets.index_d
 same), plus how many images a run replaces before it stops.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,7 @@ from training.config import TrainConfig
 from training.data.checking.annotations import CheckedFor
 from training.data.checking.classes import check_classes
 from training.data.checking.findings import Finding, FindingLog, Place
-from training.data.checking.images import Reading, check_images
-from training.data.checking.kinds import REPLACED
+from training.data.checking.images import ImagesChecked, Reading, check_images
 from training.data.checking.progress import Progress
 from training.data.checking.reader_problems import log_broken
 from training.data.checking.report import CheckReport, reported_finding, reported_split
@@ -64,13 +64,13 @@ def check_data(request: Request, reading: Reading, progress: Progress) -> Checke
     except BrokenData as error:
         # YOLO's `data.yaml`, without which nothing is found.
         log_broken(error, log, "train")
-        return _outcome(request, config, log, [], num_decoded=0)
+        return _outcome(request, config, log, [], ImagesChecked(0, Counter()))
     if _is_guessed(request):
         config = recipe(_RECIPES[likely_task(sources.train)])
     surveys = _read_splits(sources, log, _checked_for(request, config), progress)
     check_classes(surveys, log)
-    num_decoded = check_images(surveys, log, reading, progress)
-    return _outcome(request, config, log, surveys, num_decoded=num_decoded)
+    looked_at = check_images(surveys, log, reading, progress)
+    return _outcome(request, config, log, surveys, looked_at)
 
 
 def _config_of(request: Request) -> TrainConfig:
@@ -130,16 +130,12 @@ def _outcome(
     config: TrainConfig,
     log: FindingLog,
     surveys: list[Survey],
-    *,
-    num_decoded: int,
+    images: ImagesChecked,
 ) -> Checked:
     findings = tuple(log)
     reported = tuple(map(reported_finding, findings))
     input_size = request.input_size or config.model.input_size
-    num_replaced, num_left_out = (
-        sum(each.count for each in findings if each.kind.code in REPLACED and each.split == split)
-        for split in ("train", "val")
-    )
+    num_replaced, num_left_out = (images.num_undecodable[split] for split in ("train", "val"))
     report = CheckReport(
         path=str(request.path),
         format=surveys[0].source.format if surveys else None,
@@ -147,7 +143,7 @@ def _outcome(
         task_is_guessed=_is_guessed(request),
         recipe=config.recipe,
         input_size=input_size,
-        num_decoded=num_decoded,
+        num_decoded=images.num_decoded,
         refused=any(each.refuses for each in reported),
         stops=num_replaced > config.data.max_unreadable,
         num_replaced=num_replaced,

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from training.data.checking.file_facts import FileFacts
 from training.data.checking.findings import FindingLog, Place
@@ -33,6 +34,13 @@ class Reading:
     max_images: int | None = None
 
 
+class ImagesChecked(NamedTuple):
+    """How many images were decoded, and how many could not be of those that a split needs."""
+
+    num_decoded: int
+    num_undecodable: Counter[str]
+
+
 @dataclass(frozen=True, eq=False)
 class _Seen:
     """A picture, and whose it is."""
@@ -48,8 +56,8 @@ class _Seen:
 
 def check_images(
     surveys: list[Survey], log: FindingLog, reading: Reading, progress: Progress
-) -> int:
-    """Look at the files of all images; how many were decoded."""
+) -> ImagesChecked:
+    """Look at the files of all images."""
     seen = [each for survey in surveys for each in _read(survey, reading, progress)]
     for survey in surveys:
         _note_storage([each for each in seen if each.survey is survey], log)
@@ -58,7 +66,13 @@ def check_images(
     _note_alike([each for each in seen if id(each) not in same], log)
     _note_unlisted(surveys, log)
     _note_shared_names(surveys, log)
-    return len(seen) if reading.decodes else 0
+    undecodable = Counter(
+        each.survey.split
+        for each in seen
+        if each.picture.fault is not None and each.survey.used[each.position]
+    )
+    num_decoded = sum(each.picture.fault is None for each in seen) if reading.decodes else 0
+    return ImagesChecked(num_decoded, undecodable)
 
 
 def _read(survey: Survey, reading: Reading, progress: Progress) -> Iterator[_Seen]:

@@ -91,7 +91,8 @@ class CheckReport(_Value):
 
     `refused`: `rtmdet train` would refuse these data. `stops`: a run would begin, and stop because
     more images cannot be decoded (`num_replaced`, of train) than it replaces (`max_unreadable`).
-    `num_left_out`: those of val; where they are more than that, nothing is evaluated.
+    `num_left_out`: those of val; where they are more than that, nothing is evaluated. Images that
+    training leaves out anyhow do not count.
     `format` is None where what describes the set cannot be read.
     """
 

@@ -53,7 +53,10 @@ def _read(
     is_train = survey.split == "train"
     keeps_empty = checked_for.keep_images_without_boxes or not is_train
     min_side = checked_for.min_image_side if is_train else 0
-    checks = AnnotationChecks(survey, log, replace(checked_for, min_image_side=min_side))
+    checked_for = replace(
+        checked_for, min_image_side=min_side, keep_images_without_boxes=keeps_empty
+    )
+    checks = AnnotationChecks(survey, log, checked_for)
     for done, image in enumerate(stream.images, 1):
         recorder.add(image, keep_empty=keeps_empty, min_side=min_side)
         checks.check(image)

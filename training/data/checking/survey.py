@@ -20,7 +20,8 @@ NUM_SAMPLES = 12
 
 @dataclass(eq=False)
 class Survey:
-    """One split. Image i owns the instances between offsets i and i + 1.
+    """One split. Image i owns the instances between offsets i and i + 1, and `used` says whether
+    training or evaluation ever opens it.
 
     `sides` are width and height of each box, in pixels, along its own axes; `numbers` its class's
     number in `names`; `trained` whether it is trained on. `classes` are those that are trained, in
@@ -36,6 +37,7 @@ class Survey:
     listed: tuple[str, ...] = ()
     paths: list[Path] = field(default_factory=list)
     sizes: "array[int]" = field(default_factory=lambda: array("i"))
+    used: bytearray = field(default_factory=bytearray)
     offsets: "array[int]" = field(default_factory=lambda: array("q", [0]))
     sides: "array[float]" = field(default_factory=lambda: array("f"))
     numbers: "array[int]" = field(default_factory=lambda: array("i"))
@@ -52,9 +54,10 @@ class Survey:
         """Which of the data set's splits it is."""
         return self.source.split
 
-    def add_image(self, image: ImageRecord) -> None:
+    def add_image(self, image: ImageRecord, *, is_used: bool) -> None:
         """The image, after its instances."""
         self.paths.append(image.path)
+        self.used.append(is_used)
         self.sizes.extend((image.height, image.width))
         self.offsets.append(len(self.numbers))
         self._sample(image)
