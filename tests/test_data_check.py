@@ -11,7 +11,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from model.config import Task
-from tests.planted_faults import FAULTS, Content, Fault, changed, plant_truncated_image
+from tests.planted_faults import (
+    FAULTS,
+    Content,
+    Fault,
+    changed,
+    plant_truncated_image,
+    with_line,
+)
 from training.__main__ import app
 from training.data.checking.check import Checked, Request, check_data
 from training.data.checking.images import Reading
@@ -298,6 +305,18 @@ def test_command__json_has_the_documented_form(clean_sets: Path) -> None:
         sum(outcome["splits"][0]["instances_by_class"].values())
         == (outcome["splits"][0]["num_trained"])
     )
+
+
+def test_command__prints_where_letters_are_missing(clean_sets: Path, tmp_path: Path) -> None:
+    shutil.copytree(clean_sets / "yolo", tmp_path / "set")
+    with_line(tmp_path / "set/data.yaml", "  6: 船")
+    runner = CliRunner(charset="latin-1")
+
+    result = runner.invoke(app, ["data", "check", str(tmp_path / "set")])
+
+    assert result.exit_code == 0
+    assert "class without an instance in train" in result.stdout
+    assert "'?'" in result.stdout
 
 
 def test_command__is_strict_on_request(clean_sets: Path, tmp_path: Path) -> None:

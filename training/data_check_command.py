@@ -106,7 +106,10 @@ def _show(report: "CheckReport", *, as_json: bool) -> None:
     # Rich would end the command in a way of its own once nobody reads.
     with console.capture() as captured:
         print_report(report, console)
-    typer.echo("\n".join(line.rstrip() for line in captured.get().splitlines()))
+    text = "\n".join(line.rstrip() for line in captured.get().splitlines())
+    # Not every terminal has the letters of every class.
+    encoding = sys.stdout.encoding or "utf-8"
+    typer.echo(text.encode(encoding, "replace").decode(encoding))
 
 
 def _write_page(file: Path, checked: "Checked") -> None:
