@@ -155,7 +155,7 @@ def _shapes(config: RTMDetConfig) -> TrainConfig:
     The two stages, the warm-up and the average in proportion to few steps. Scenes have shapes of 8
     pixels at all angles already: nothing is turned, shrunk below half or mixed all the time. Box
     models start at random; the others are meant to start from the box model's weights
-    (`model.init`), which have learned to see shapes, and take half the steps.
+    (`model.init`), which have learned to see shapes, and take a third of the steps.
     """
     base = _two_stage(config)
     is_first = config.task == "detect"
@@ -173,13 +173,11 @@ def _shapes(config: RTMDetConfig) -> TrainConfig:
         model=ModelConfig(name=config.name, input_size=(320, 320)),
         stages=(mixing, replace(mixing, name="jitter", mosaic=None, mixup=None)),
         data=replace(base.data, batch_size=8, num_workers=1, min_box_side=4.0),
-        optimizer=OptimizerConfig(
-            lr=0.002 if is_first else 0.001, lr_batch_size=8, max_grad_norm=35.0
-        ),
+        optimizer=OptimizerConfig(lr=0.002, lr_batch_size=8, max_grad_norm=35.0),
         schedule=replace(
             base.schedule,
-            epochs=14 if is_first else 5,
-            last_stage_epochs=2 if is_first else 1,
+            epochs=20 if is_first else 6,
+            last_stage_epochs=8 if is_first else 3,
             warmup_share=0.03,
             evaluate_every=2,
         ),
