@@ -26,7 +26,8 @@ RTMDET = Path(sys.executable).with_name("rtmdet")
 OUT = Path("out/demo")
 
 #: The project's own models, one for each task.
-MODELS = ("rtmdet-nano-shapes", "rtmdet-ins-nano-shapes", "rtmdet-r-nano-shapes")
+_OWN = ("rtmdet-nano-shapes", "rtmdet-ins-nano-shapes", "rtmdet-r-nano-shapes")
+MODELS = tuple(name for name in _OWN if (PROJECT / "triton_repo" / name).is_dir())
 PICTURES = sorted((PROJECT / "examples/pictures").glob("*.jpg"))
 
 #: How long the server may take to be ready.
