@@ -72,9 +72,9 @@ def measured(name: str, data: Path, *options: str) -> dict[str, float]:
     return json.loads(done.stdout)["metrics"]
 
 
-#: Half a point of AP and more below what the manifests say: few scenes scatter.
+#: Below what the manifests say, for few scenes scatter: a model that is broken falls further.
 LEAST = {
-    "rtmdet-nano-shapes": {"box_ap50": 0.85, "box_ap": 0.60},
+    "rtmdet-nano-shapes": {"box_ap50": 0.87, "box_ap": 0.70},
 }
 
 

@@ -1,6 +1,10 @@
 """The network that a run trains, from its configuration."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+
+from torch import nn
 
 from model.classifier import CSPNeXtClassifier, build_classifier
 from model.config import CLASSIFIERS, RTMDetConfig, variant
@@ -18,3 +22,14 @@ def build_network(model: ModelConfig, num_classes: int) -> RTMDet | CSPNeXtClass
     if model.is_classifier:
         return build_classifier(CLASSIFIERS[model.name], num_classes)
     return build_rtmdet(detector_config(model, num_classes))
+
+
+@contextmanager
+def in_evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """`network` as it is used, for as long as the block lasts."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    finally:
+        network.train(was_training)

@@ -1,8 +1,8 @@
 """How often a classifier is right: its first guess, and its first five."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from training.data.sampling.images import Pixels, UnreadableImage
 from training.evaluation.average_precision import Metrics
 from training.evaluation.instances import Ints
 from training.evaluation.predictors.torch_network import fitting_in_memory
+from training.networks import in_evaluation_mode
 
 #: The metric that decides which weights are best.
 PRIMARY_METRIC = "top1"
@@ -94,7 +95,7 @@ class AccuracyEvaluator:
         """
         parts = list[Guesses]()
         done, unreadable = 0, list[str]()
-        with _in_evaluation_mode(network), closing(self._batches()) as batches:
+        with in_evaluation_mode(network), closing(self._batches()) as batches:
             for batch in batches:
                 read = [each for each in batch if not isinstance(each, str)]
                 unreadable += [each for each in batch if isinstance(each, str)]
@@ -170,13 +171,3 @@ def metrics_of(guesses: Guesses, classes: Sequence[str]) -> Metrics:
 
     per_class = {name: by_name(values) for name, values in shares.items()}
     return Metrics(by_name(hits.mean(axis=0)), per_class, len(guesses))
-
-
-@contextmanager
-def _in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)

@@ -17,6 +17,7 @@ from model.heads.outputs import HeadOutputs
 from model.manifest import TASK_OUTPUTS
 from model.postprocess import PUBLISHED_SETTINGS, PostprocessSettings
 from training.evaluation.predictors.graph import DENSE_OUTPUTS, GraphPredictor
+from training.networks import in_evaluation_mode
 
 Precision = Literal["float32", "bf16"]
 
@@ -68,7 +69,7 @@ class TorchNetwork:
 
         Raises ValueError where the GPU has too little memory for so many.
         """
-        with self._lock, _in_evaluation_mode(self._network), fitting_in_memory(len(images)):
+        with self._lock, in_evaluation_mode(self._network), fitting_in_memory(len(images)):
             outputs = self._graph(torch.from_numpy(images).to(self._device))
             return {name: outputs[name].cpu().numpy() for name in self.output_names}
 
@@ -160,13 +161,3 @@ class _DenseGraph(nn.Module):
 
 def _float(levels: list[Tensor]) -> list[Tensor]:
     return [tensor.float() for tensor in levels]
-
-
-@contextmanager
-def _in_evaluation_mode(network: nn.Module) -> Iterator[None]:
-    was_training = network.training
-    network.eval()
-    try:
-        yield
-    finally:
-        network.train(was_training)
