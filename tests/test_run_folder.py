@@ -223,4 +223,5 @@ def test_run_paths__lie_in_the_folder() -> None:
         "config": "config.json", "status": "status.json", "lock": "lock",
         "progress": "progress.jsonl", "checkpoints": "checkpoints", "tensorboard": "tensorboard",
         "samples": "samples", "index": "index", "problems": "problems", "ranks": "ranks",
+        "evaluations": "evaluations",
     }  # fmt: skip
