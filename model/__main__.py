@@ -18,6 +18,7 @@ from model.checkpoints.download import DownloadFailed, download
 from model.checkpoints.download_progress import shown
 from model.checkpoints.published import BASE_URL, PUBLISHED, PublishedModel, published_model
 from model.command_line import one_line_errors, parse_input_size, table
+from model.manifest import DEFAULT_THRESHOLDS
 from model.repository import ModelRepository, StoredModel
 
 if TYPE_CHECKING:
@@ -117,6 +118,18 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
     candidates: Annotated[
         int | None, typer.Option(help="Predictions kept per image before suppression.")
     ] = None,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of requests that name none (default: 0.3)."),
+    ] = None,
+    iou_threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Of the suppression (default: the published one)."),
+    ] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of requests that name none (default: 300; of masks 100)."),
+    ] = None,
     repository: Repository = DEFAULT_REPOSITORY,
     json: AsJson = False,
 ) -> None:
@@ -125,7 +138,11 @@ def export(  # noqa: PLR0913 - one parameter for each option of the command
 
     named = None if classes is None else parse_classes(classes)
     opened = open_checkpoint(checkpoint, Wanted(model, named, name, parse_input_size(input_size)))
-    options = {} if candidates is None else {"num_candidates": candidates}
+    thresholds = {"score": score_threshold, "iou": iou_threshold, "max_detections": max_detections}
+    options: dict[str, Any] = {} if candidates is None else {"num_candidates": candidates}
+    options["thresholds"] = DEFAULT_THRESHOLDS[opened.manifest.task].model_copy(
+        update={name: value for name, value in thresholds.items() if value is not None}
+    )
     version = _export(opened, repository, fp16=fp16, **options)
     _present(_outcome(opened, checkpoint, version), as_json=json)
 

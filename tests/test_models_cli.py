@@ -16,7 +16,7 @@ from model.checkpoints.published import PUBLISHED, PublishedModel
 from model.classifier import build_classifier
 from model.command_line import parse_input_size, table
 from model.config import CLASSIFIERS, VARIANTS
-from model.manifest import Source, read_checkpoint_manifest
+from model.manifest import Source, read_checkpoint_manifest, read_model_manifest
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import to_published
 from tests.file_server import serving
@@ -337,12 +337,17 @@ def test_list__shows_a_broken_model_and_goes_on(tmp_path: Path) -> None:
     assert "model.json" in row["problem"]
 
 
-def test_export__writes_a_version_of_the_size_that_was_asked_for(tmp_path: Path) -> None:
-    path = tmp_path / "cats.safetensors"
+def saved_cats(folder: Path) -> Path:
+    path = folder / "cats.safetensors"
     source = Source(kind="initialised", seed=0)
     save_checkpoint(
         network_of(), path, classes=["cat", "dog"], source=source, metrics={"box_ap": 0.5}
     )
+    return path
+
+
+def test_export__writes_a_version_of_the_size_that_was_asked_for(tmp_path: Path) -> None:
+    path = saved_cats(tmp_path)
     exported = run("export", path, "--input-size", "64x96", "--candidates", 50, "--json")
     assert exported.exit_code == 0, exported.output
     outcome = json.loads(exported.stdout)
@@ -351,10 +356,23 @@ def test_export__writes_a_version_of_the_size_that_was_asked_for(tmp_path: Path)
     assert re.split(r"\s{2,}", row) == ["cats", "detect", "2", "64x96", "1", "box_ap 0.500"]
 
 
+def test_export__keeps_the_thresholds_that_requests_get(tmp_path: Path) -> None:
+    path = saved_cats(tmp_path)
+    options = ("--score-threshold", 0.45, "--max-detections", 7)
+    exported = run("export", path, "--input-size", 64, *options, "--json")
+    assert exported.exit_code == 0, exported.output
+    thresholds = read_model_manifest(Path("triton_repo/cats/model.json")).versions[1].thresholds
+    assert (thresholds.score, thresholds.iou, thresholds.max_detections) == (0.45, 0.65, 7)
+
+
+def test_export__refuses_a_threshold_that_is_none(tmp_path: Path) -> None:
+    result = run("export", saved_cats(tmp_path), "--score-threshold", 1.5)
+    assert result.exit_code == 2
+    assert "--score-threshold" in result.stderr
+
+
 def test_export__refuses_what_is_said_against_the_manifest(tmp_path: Path) -> None:
-    path = tmp_path / "cats.safetensors"
-    source = Source(kind="initialised", seed=0)
-    save_checkpoint(network_of(), path, classes=["cat", "dog"], source=source)
+    path = saved_cats(tmp_path)
     refused(run("export", path, "--model", "rtmdet-tiny"), "its manifest says rtmdet-nano")
     refused(run("export", path, "--classes", "a,b"), "its manifest says ('cat', 'dog')")
 
