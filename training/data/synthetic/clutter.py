@@ -8,17 +8,17 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from training.data.synthetic.surfaces import Floats, colour
+from training.data.synthetic.surfaces import Pixels, colour
 
 _FRACTION_BITS = 4
 
 
-def paint_clutter(random: np.random.Generator, picture: Floats) -> None:
+def paint_clutter(random: np.random.Generator, picture: Pixels) -> None:
     """Paint one piece of clutter somewhere."""
     _PIECES[random.integers(len(_PIECES))](random, picture)
 
 
-def _place(random: np.random.Generator, picture: Floats) -> tuple[int, int]:
+def _place(random: np.random.Generator, picture: Pixels) -> tuple[int, int]:
     return int(random.integers(picture.shape[1])), int(random.integers(picture.shape[0]))
 
 
@@ -27,13 +27,13 @@ def _paint(random: np.random.Generator) -> tuple[float, float, float]:
     return blue, green, red
 
 
-def _line(random: np.random.Generator, picture: Floats) -> None:
+def _line(random: np.random.Generator, picture: Pixels) -> None:
     thickness = int(random.integers(1, 4))
     start, end = _place(random, picture), _place(random, picture)
     cv2.line(picture, start, end, _paint(random), thickness, cv2.LINE_8)
 
 
-def _scribble(random: np.random.Generator, picture: Floats) -> None:
+def _scribble(random: np.random.Generator, picture: Pixels) -> None:
     steps = random.normal(0, random.uniform(4, 14), (int(random.integers(8, 40)), 2))
     points = np.cumsum(np.cumsum(steps, axis=0) * 0.3, axis=0) + _place(random, picture)
     thickness = int(random.integers(1, 4))
@@ -41,7 +41,7 @@ def _scribble(random: np.random.Generator, picture: Floats) -> None:
     cv2.polylines(picture, lines, False, _paint(random), thickness, shift=_FRACTION_BITS)
 
 
-def _ring(random: np.random.Generator, picture: Floats) -> None:
+def _ring(random: np.random.Generator, picture: Pixels) -> None:
     axes = tuple(int(each) for each in random.integers(4, max(6, min(picture.shape[:2]) // 5), 2))
     start_deg = random.uniform(0, 360)
     cv2.ellipse(
@@ -56,7 +56,7 @@ def _ring(random: np.random.Generator, picture: Floats) -> None:
     )
 
 
-def _signs(random: np.random.Generator, picture: Floats) -> None:
+def _signs(random: np.random.Generator, picture: Pixels) -> None:
     """Strokes between the points of a small grid, like letters of no alphabet."""
     left, top = _place(random, picture)
     gap = random.uniform(2.5, 9)
@@ -68,7 +68,7 @@ def _signs(random: np.random.Generator, picture: Floats) -> None:
         cv2.polylines(picture, lines, False, paint, thickness, shift=_FRACTION_BITS)
 
 
-def _shards(random: np.random.Generator, picture: Floats) -> None:
+def _shards(random: np.random.Generator, picture: Pixels) -> None:
     """Splinters too thin and too ragged to be any of the shapes."""
     for _ in range(int(random.integers(2, 7))):
         turns = np.sort(random.uniform(0, 2 * np.pi, 7))
@@ -80,7 +80,7 @@ def _shards(random: np.random.Generator, picture: Floats) -> None:
         cv2.fillPoly(picture, [placed], _paint(random), shift=_FRACTION_BITS)
 
 
-def _grid(random: np.random.Generator, picture: Floats) -> None:
+def _grid(random: np.random.Generator, picture: Pixels) -> None:
     """A patch of parallel lines."""
     left, top = _place(random, picture)
     turn, gap = random.uniform(0, np.pi), random.uniform(4, 12)
@@ -94,7 +94,7 @@ def _grid(random: np.random.Generator, picture: Floats) -> None:
         cv2.line(picture, ends[0], ends[1], paint, 1)
 
 
-_PIECES: tuple[Callable[[np.random.Generator, Floats], None], ...] = (
+_PIECES: tuple[Callable[[np.random.Generator, Pixels], None], ...] = (
     _line,
     _scribble,
     _ring,

@@ -7,21 +7,23 @@ not change: published figures are of such sets (`SCENES_VERSION`).
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from training.data.formats.layouts import Split
 from training.data.synthetic.outlines import SHAPE_NAMES
 from training.data.synthetic.production import Draw, SceneJob, produced
-from training.data.synthetic.scene_records import CATEGORIES, ScenesWriter, scenes_writer
+from training.data.synthetic.scene_records import (
+    CATEGORIES,
+    ScenesWriter,
+    ShapesLayout,
+    scenes_writer,
+)
 from training.data.synthetic.scenes import Scene, scene
 from training.data.writing.base import new_folder, write_lines
-
-#: `coco`: JSON with boxes and visible masks; `dota`: text with rotated boxes; `all`: both, beside
-#: the same images; `yolo`: text with boxes, polygons or four corners.
-ShapesLayout = Literal["all", "coco", "dota", "yolo", "yolo-polygons", "yolo-oriented"]
 
 #: Called with the number of scenes that are written, and of all.
 Progress = Callable[[int, int], None]
@@ -29,9 +31,27 @@ Progress = Callable[[int, int], None]
 #: Counts what a seed has ever given.
 SCENES_VERSION = 1
 
-#: Scenes of a split that no other split or seed has; hence the largest split.
+#: Scenes that belong to one split of one seed alone; hence the size of the largest split.
 _MAX_SPLIT = 10**6
 _MAX_SEED = 2**40
+
+_OF_COCO = {
+    "segmentation": "the visible part of each shape; bbox is the tightest around it",
+    "rotated_bbox": "cx, cy, w, h in pixels and the angle in radians, clockwise positive, "
+    "around the whole shape, hidden parts too",
+}
+_OF_CORNERS = {"corners": "of the rotated box around the whole shape, hidden parts too"}
+
+#: What the annotations of a layout mean, which its files cannot say themselves.
+_MEANINGS: dict[ShapesLayout, dict[str, str]] = {
+    "all": _OF_COCO,
+    "coco": _OF_COCO,
+    "dota": _OF_CORNERS,
+    "yolo": {"boxes": "the tightest around the visible part of each shape"},
+    "yolo-polygons": {"polygons": "the whole shape, hidden parts too, clipped to the image"},
+    "yolo-oriented": _OF_CORNERS,
+}
+
 _SPLITS: tuple[Split, ...] = ("train", "val")
 _SIZES = (32, 2048)
 
@@ -40,8 +60,8 @@ _SIZES = (32, 2048)
 class ShapesPlan:
     """What to write: images of `size` x `size` pixels, and annotations in a layout.
 
-    `draw` draws the scene of a seed, of a side in pixels; worker processes find it by its name.
-    Raises ValueError for what makes no set.
+    Counts of images are 0 to 1,000,000 a split, not both 0. Raises ValueError for what makes no
+    set.
     """
 
     num_train: int
@@ -77,14 +97,17 @@ def write_shapes(
 ) -> None:
     """Write the data set of `plan` into the new folder `folder`, in `jobs` processes.
 
-    Raises ValueError if the folder holds something already.
+    Raises ValueError if the folder holds something already, OSError where it cannot be written.
+    Either way, and if it is interrupted, nothing is left of it.
     """
     with new_folder(folder) as part:
         writer = scenes_writer(plan.layout, part)
         total = plan.num_train + plan.num_val
-        for done, record in enumerate(produced(_jobs(plan, writer), jobs), start=1):
-            writer.add(record)
-            progress(done, total)
+        # Closed before the folder is removed, should anything go wrong: nobody writes into it then.
+        with closing(produced(_jobs(plan, writer), jobs)) as records:
+            for done, record in enumerate(records, start=1):
+                writer.add(record)
+                progress(done, total)
         writer.finish()
         write_lines(part / "shapes.json", [json.dumps(_made_how(plan), indent=2)])
 
@@ -92,7 +115,7 @@ def write_shapes(
 def split_scenes(
     split: Split, count: int, *, size: int, seed: int, draw: Draw = scene
 ) -> Iterator[Scene]:
-    """The first scenes of a split of the set with that seed."""
+    """The first `count` scenes of a split of the set with that seed, `size` pixels a side."""
     return (draw(each, size) for each in _seeds(split, count, seed))
 
 
@@ -121,9 +144,7 @@ def _made_how(plan: ShapesPlan) -> dict[str, object]:
         "program": f"rtmdet-serving {version('rtmdet-serving')}",
         "scenes_version": SCENES_VERSION,
         "classes": [category.name for category in CATEGORIES],
-        "segmentation": "the visible part of each shape; bbox is the tightest around it",
-        "rotated_bbox": "cx, cy, w, h in pixels and the angle in radians, clockwise positive, "
-        "around the whole shape, hidden parts too",
+        **_MEANINGS[plan.layout],
     }
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.rotated_iou import rotated_corners
+from training.data.annotations import Floats
 
-Floats = NDArray[np.float32]
 _Points = NDArray[np.float64]
 
 #: What a label means.

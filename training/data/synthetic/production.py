@@ -3,8 +3,9 @@
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,11 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.formats.layouts import Split
-from training.data.synthetic.scene_records import SceneRecord, scene_record
+from training.data.synthetic.scene_records import SceneRecord, ShapesLayout, scene_record
 from training.data.synthetic.scenes import Scene
 from training.interruption import die_with_parent
 
-#: The scene of a seed, of a side in pixels.
+#: Gives the scene of a seed, of a side in pixels. Worker processes find it by its name.
 Draw = Callable[[int, int], Scene]
 
 _JPEG_QUALITY = 95
@@ -30,18 +31,22 @@ _CHUNKS_AHEAD = 3
 
 
 class SceneJob(NamedTuple):
-    """A scene to draw: where its image goes, and for which layout."""
+    """A scene of `size` x `size` pixels to draw: where its image goes, and for which layout."""
 
     split: Split
     path: Path
     seed: int
     size: int
-    layout: str
+    layout: ShapesLayout
     draw: Draw
 
 
-def produced(jobs: Iterator[SceneJob], num_processes: int) -> Iterator[SceneRecord]:
-    """The records of all jobs in their order; each one's image is written by then."""
+def produced(jobs: Iterator[SceneJob], num_processes: int) -> Generator[SceneRecord, None, None]:
+    """The records of all jobs in their order; each one's image is written by then.
+
+    Once it is closed nothing is drawn any more. Raises OSError where an image cannot be written,
+    ChildProcessError where a process was killed.
+    """
     if num_processes == 1:
         yield from map(_produce, jobs)
         return
@@ -57,6 +62,10 @@ def produced(jobs: Iterator[SceneJob], num_processes: int) -> Iterator[SceneReco
                 yield from pending.popleft().result()
         while pending:
             yield from pending.popleft().result()
+    except BrokenProcessPool:
+        raise ChildProcessError(
+            "a process that drew scenes was killed, perhaps for want of memory; try fewer --jobs"
+        ) from None
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -17,21 +17,28 @@ from training.data.synthetic.scenes import Scene
 from training.data.writing.base import SetWriter
 from training.data.writing.coco import CocoWriter
 from training.data.writing.dota import DotaWriter
-from training.data.writing.yolo import YoloWriter
+from training.data.writing.yolo import Form, YoloWriter
+
+#: `coco`: JSON with boxes and visible masks; `dota`: text with rotated boxes; `all`: both, beside
+#: the same images; `yolo`: text with boxes, whole outlines or four corners.
+ShapesLayout = Literal["all", "coco", "dota", "yolo", "yolo-polygons", "yolo-oriented"]
 
 CATEGORIES = tuple(Category(label + 1, name) for label, name in enumerate(SHAPE_NAMES))
 
 
 class SceneRecord(NamedTuple):
-    """One scene without its pixels: the image once for each form that its layout has."""
+    """One scene without its pixels: the image once for each form that its layout has.
+
+    `rotated_boxes` [n, 5] as in `Scene`.
+    """
 
     split: Split
     images: tuple[ImageRecord, ...]
     rotated_boxes: Floats
 
 
-def scene_record(split: Split, path: Path, layout: str, drawn: Scene) -> SceneRecord:
-    """What is written of a scene in that layout."""
+def scene_record(split: Split, path: Path, layout: ShapesLayout, drawn: Scene) -> SceneRecord:
+    """What is written of a scene in that layout; its image lies at `path`."""
     height, width = drawn.image.shape[:2]
     images = tuple(
         ImageRecord(0, path, height, width, path, form(drawn)) for form in _FORMS[layout]
@@ -65,22 +72,26 @@ class ScenesWriter:
             writer.finish()
 
 
-def scenes_writer(layout: str, folder: Path) -> ScenesWriter:
-    """The writer of that layout."""
+_YOLO_FORMS: dict[ShapesLayout, Form] = {
+    "yolo": "box",
+    "yolo-polygons": "polygon",
+    "yolo-oriented": "corners",
+}
+
+
+def scenes_writer(layout: ShapesLayout, folder: Path) -> ScenesWriter:
+    """The writer of that layout into `folder`."""
     # Scenes are made for each form, so that nothing is lost.
     losses: Counter[str] = Counter()
+    if layout in _YOLO_FORMS:
+        return ScenesWriter([YoloWriter(folder, CATEGORIES, losses, _YOLO_FORMS[layout])])
     if layout == "coco":
         return ScenesWriter([CocoWriter(folder, CATEGORIES, losses)])
     dota = DotaWriter(folder, CATEGORIES, losses)
     if layout == "dota":
         return ScenesWriter([dota])
-    if layout == "all":
-        coco = CocoWriter(folder, CATEGORIES, losses, image_folder="{split}/images")
-        return ScenesWriter([coco, dota])
-    if layout == "yolo":
-        return ScenesWriter([YoloWriter(folder, CATEGORIES, losses, "box")])
-    form = "polygon" if layout == "yolo-polygons" else "corners"
-    return ScenesWriter([YoloWriter(folder, CATEGORIES, losses, form)])
+    coco = CocoWriter(folder, CATEGORIES, losses, image_folder="{split}/images")
+    return ScenesWriter([coco, dota])
 
 
 def _with_masks(drawn: Scene) -> list[InstanceRecord]:
@@ -128,7 +139,8 @@ def _instance(
     )
 
 
-_FORMS: dict[str, tuple[Callable[[Scene], list[InstanceRecord]], ...]] = {
+#: What each writer of a layout is given, in the order of `scenes_writer`.
+_FORMS: dict[ShapesLayout, tuple[Callable[[Scene], list[InstanceRecord]], ...]] = {
     "all": (_with_masks, _with_corners),
     "coco": (_with_masks,),
     "dota": (_with_corners,),

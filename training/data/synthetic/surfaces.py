@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-#: Single precision wherever OpenCV fills it; products with Python's numbers may be double.
-Floats = NDArray[np.floating]
+#: A picture, or a field that one is made of; double precision where numpy computes it so.
+Pixels = NDArray[np.floating]
 Colour = NDArray[np.float32]
 
 _TILE_SIDE = 1024
@@ -26,12 +26,12 @@ _LIGHT_KNOTS = 9
 
 
 def colour(random: np.random.Generator, low: float = 20, high: float = 235) -> Colour:
-    """A colour [3]."""
+    """A colour [3] of BGR, each channel from `low` to `high`."""
     return random.uniform(low, high, 3).astype(np.float32)
 
 
-def ground(random: np.random.Generator, height: int, width: int) -> Floats:
-    """What everything lies on: two or three colours that meet in some pattern."""
+def ground(random: np.random.Generator, height: int, width: int) -> Pixels:
+    """What everything lies on [height, width, 3]: two colours that meet in some pattern."""
     pattern = _PATTERNS[random.integers(len(_PATTERNS))](random, height, width)
     first, second = colour(random, 40, 215), colour(random, 40, 215)
     # Colours further apart than this hide what lies on them.
@@ -42,8 +42,8 @@ def ground(random: np.random.Generator, height: int, width: int) -> Floats:
     return cv2.transform(fields, mixture)  # type: ignore[return-value]
 
 
-def surface(random: np.random.Generator, height: int, width: int, base: Colour) -> Floats:
-    """The face of one shape: its colour, lit from a side, plain or with some texture."""
+def surface(random: np.random.Generator, height: int, width: int, base: Colour) -> Pixels:
+    """The face of one shape [height, width, 3]: `base`, lit from a side, plain or textured."""
     tone = _slope(random, height, width) * random.uniform(0, 22)
     kind = random.integers(4)
     if kind == 1:
@@ -55,18 +55,18 @@ def surface(random: np.random.Generator, height: int, width: int, base: Colour) 
     return base + tone[:, :, None]
 
 
-def grain(random: np.random.Generator, height: int, width: int) -> Floats:
+def grain(random: np.random.Generator, height: int, width: int) -> Pixels:
     """Noise of unit deviation [height, width] without any structure."""
     return _window(random, _tile()[:, :, random.integers(3)], height, width)
 
 
-def sensor_noise(random: np.random.Generator, height: int, width: int) -> Floats:
+def sensor_noise(random: np.random.Generator, height: int, width: int) -> Pixels:
     """Noise of unit deviation in three channels: [height, width, 3]."""
     return _window(random, _tile(), height, width)
 
 
-def clouds(random: np.random.Generator, height: int, width: int) -> Floats:
-    """Smooth noise of several wave lengths, of about unit deviation."""
+def clouds(random: np.random.Generator, height: int, width: int) -> Pixels:
+    """Smooth noise [height, width] of several wave lengths, of about unit deviation."""
     field = np.zeros((height, width), np.float32)
     for period, share in _OCTAVES:
         if period < 2 * max(height, width):
@@ -74,7 +74,7 @@ def clouds(random: np.random.Generator, height: int, width: int) -> Floats:
     return field
 
 
-def light(random: np.random.Generator, height: int, width: int) -> Floats:
+def light(random: np.random.Generator, height: int, width: int) -> Pixels:
     """How brightly each place is lit [height, width], about 1: from a side, with a bright spot."""
     y, x = np.mgrid[-1 : 1 : _LIGHT_KNOTS * 1j, -1 : 1 : _LIGHT_KNOTS * 1j]
     turn = random.uniform(0, 2 * np.pi)
@@ -85,11 +85,11 @@ def light(random: np.random.Generator, height: int, width: int) -> Floats:
     return cv2.resize(field.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def _flat(_random: np.random.Generator, height: int, width: int) -> Floats:
+def _flat(_random: np.random.Generator, height: int, width: int) -> Pixels:
     return np.zeros((height, width), np.float32)
 
 
-def _slope(random: np.random.Generator, height: int, width: int) -> Floats:
+def _slope(random: np.random.Generator, height: int, width: int) -> Pixels:
     """From -1 to 1 in some direction."""
     turn = random.uniform(0, 2 * np.pi)
     x, y = np.linspace(-1, 1, width), np.linspace(-1, 1, height)
@@ -97,11 +97,11 @@ def _slope(random: np.random.Generator, height: int, width: int) -> Floats:
     return (plane / (abs(np.cos(turn)) + abs(np.sin(turn)))).astype(np.float32)
 
 
-def _gradient(random: np.random.Generator, height: int, width: int) -> Floats:
+def _gradient(random: np.random.Generator, height: int, width: int) -> Pixels:
     return (_slope(random, height, width) + 1) / 2
 
 
-def _stripes(random: np.random.Generator, height: int, width: int) -> Floats:
+def _stripes(random: np.random.Generator, height: int, width: int) -> Pixels:
     """Waves in some direction, from 0 to 1; soft or with hard edges."""
     turn, period = random.uniform(0, np.pi), random.uniform(5, 60)
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
@@ -110,17 +110,17 @@ def _stripes(random: np.random.Generator, height: int, width: int) -> Floats:
     return np.clip(waves * 0.5 + 0.5, 0, 1)
 
 
-def _tiles(random: np.random.Generator, height: int, width: int) -> Floats:
+def _tiles(random: np.random.Generator, height: int, width: int) -> Pixels:
     """A chess board that is turned."""
     return np.abs(_stripes(random, height, width) - _stripes(random, height, width))
 
 
-def _patches(random: np.random.Generator, height: int, width: int) -> Floats:
+def _patches(random: np.random.Generator, height: int, width: int) -> Pixels:
     """Areas with hard edges, as fields or clouds have."""
     return np.clip(clouds(random, height, width) * random.uniform(0.5, 4) + 0.5, 0, 1)
 
 
-_PATTERNS: tuple[Callable[[np.random.Generator, int, int], Floats], ...] = (
+_PATTERNS: tuple[Callable[[np.random.Generator, int, int], Pixels], ...] = (
     _flat,
     _gradient,
     _stripes,
@@ -130,7 +130,7 @@ _PATTERNS: tuple[Callable[[np.random.Generator, int, int], Floats], ...] = (
 )
 
 
-def _waves(random: np.random.Generator, height: int, width: int, period: int) -> Floats:
+def _waves(random: np.random.Generator, height: int, width: int, period: int) -> Pixels:
     knots = random.standard_normal((height // period + 3, width // period + 3), np.float32)
     rows, columns = (knots.shape[0] - 1) * period, (knots.shape[1] - 1) * period
     waves = cv2.resize(knots, (columns, rows), interpolation=cv2.INTER_LINEAR)
@@ -138,7 +138,7 @@ def _waves(random: np.random.Generator, height: int, width: int, period: int) ->
     return waves[top : top + height, left : left + width]  # type: ignore[return-value]
 
 
-def _window(random: np.random.Generator, tile: Floats, height: int, width: int) -> Floats:
+def _window(random: np.random.Generator, tile: Pixels, height: int, width: int) -> Pixels:
     """A window of the tile, which repeats itself where it is too small; turned over at random."""
     repeats = (-(-height // len(tile)), -(-width // len(tile)), 1)[: tile.ndim]
     field = np.tile(tile, repeats) if max(repeats) > 1 else tile
@@ -149,6 +149,6 @@ def _window(random: np.random.Generator, tile: Floats, height: int, width: int) 
 
 
 @cache
-def _tile() -> Floats:
+def _tile() -> Pixels:
     random = np.random.default_rng(_TILE_SEED)
     return random.standard_normal((_TILE_SIDE, _TILE_SIDE, 3), np.float32)
