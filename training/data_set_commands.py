@@ -11,19 +11,26 @@ import json as json_format
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, NoReturn, cast, get_args
 
 import typer
 
 from model.command_line import EXIT_MISTAKE, one_line_errors
 from model.config import Task
 
+if TYPE_CHECKING:
+    from training.data.synthetic.scene_records import ShapesLayout
+
 app = typer.Typer(rich_markup_mode=None)
 
-#: What a shell gives for a command that SIGTERM ended.
-_EXIT_TERMINATED = 128 + signal.SIGTERM
+#: A shell adds a signal's number to this in the exit code of a command that it ended.
+_EXIT_SIGNALLED = 128
+
+#: Scenes for which a process of their own is worth its start.
+_SCENES_PER_PROCESS = 100
 
 
 @app.command(epilog="Example: rtmdet data shapes shapes --train 10000 --val 500 --size 320")
@@ -38,7 +45,7 @@ def shapes(
         str,
         typer.Option(
             help="all (COCO and DOTA beside the same images, for every task), coco, dota, yolo "
-            "(boxes), yolo-polygons, yolo-oriented."
+            "(boxes), yolo-polygons (whole outlines), yolo-oriented (corners)."
         ),
     ] = "all",
     jobs: Annotated[
@@ -49,19 +56,18 @@ def shapes(
 
     The same seed gives the same files, however many processes write them.
     """
-    from training.data.synthetic.data_set import ShapesLayout, ShapesPlan, write_shapes
+    from training.data.synthetic.data_set import ShapesPlan, write_shapes
 
-    layouts: dict[str, ShapesLayout] = {name: name for name in get_args(ShapesLayout)}
-    if layout not in layouts:
-        raise ValueError(f"unknown layout '{layout}'; there are: {', '.join(layouts)}")
-    plan = ShapesPlan(num_train=train, num_val=val, size=size, seed=seed, layout=layouts[layout])
-    # A handful is drawn sooner than processes have started.
-    processes = jobs or min(len(os.sched_getaffinity(0)), 1 + (train + val) // 100)
+    # The plan refuses layouts that there are not.
+    known = cast("ShapesLayout", layout)
+    plan = ShapesPlan(num_train=train, num_val=val, size=size, seed=seed, layout=known)
+    worthwhile = 1 + (train + val) // _SCENES_PER_PROCESS
+    processes = jobs or min(len(os.sched_getaffinity(0)), worthwhile)
     told = _told_by_tenths()
-    _clean_up_when_terminated()
-    write_shapes(
-        out, plan, jobs=processes, progress=lambda done, total: told("writing", done, total)
-    )
+    with _stop_signals_as_errors():
+        write_shapes(
+            out, plan, jobs=processes, progress=lambda done, total: told("writing", done, total)
+        )
     typer.echo(out)
 
 
@@ -99,9 +105,9 @@ def convert(
     if task is not None and task not in tasks:
         raise ValueError(f"unknown task '{task}'; there are: {', '.join(tasks)}")
     conversion = Conversion(to=formats[to], task=None if task is None else tasks[task], link=link)
-    _clean_up_when_terminated()
     try:
-        converted = convert_set(source, out, conversion, _told_by_tenths())
+        with _stop_signals_as_errors():
+            converted = convert_set(source, out, conversion, _told_by_tenths())
     except BrokenData as error:
         typer.echo(f"rtmdet: {error.report()}", err=True)
         raise typer.Exit(EXIT_MISTAKE) from None
@@ -119,9 +125,24 @@ def convert(
     typer.echo(out)
 
 
-def _clean_up_when_terminated() -> None:
-    """Let SIGTERM end the command as an error does, so that nothing is left half-written."""
-    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(_EXIT_TERMINATED))
+@contextmanager
+def _stop_signals_as_errors() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as an error does, so that nothing is left half-written.
+
+    Signals that were ignored before (nohup) stay ignored.
+    """
+
+    def leave(number: int, _frame: object) -> NoReturn:
+        sys.exit(_EXIT_SIGNALLED + number)
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    caught = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, leave) for number in caught}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _told_by_tenths() -> Callable[[str, int, int], None]:

@@ -38,8 +38,11 @@ class SetWriter(Protocol):
 def new_folder(folder: Path) -> Iterator[Path]:
     """Where to write what becomes `folder` once all is well; nothing is left of it otherwise.
 
-    Raises ValueError if `folder` holds something already.
+    Raises ValueError if `folder` holds something already, or cannot be replaced by another.
     """
+    # Said now, not when hours of work are done.
+    if folder.name in ("", "..") or folder.is_mount():
+        raise ValueError(f"{folder} cannot be made as a whole; name a new folder, in it perhaps")
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ValueError(f"{folder} holds something already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
