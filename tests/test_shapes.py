@@ -1,6 +1,12 @@
 """Written sets of shapes: in every layout they hold what the scenes have, however made."""
 
+import hashlib
 import json
+import os
+import platform
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -9,12 +15,14 @@ import pytest
 from pycocotools.coco import COCO
 
 from model.rotated_iou import rotated_corners
+from tests.conftest import PROJECT
 from tests.plain_scenes import scene as plain_scene
 from training.data.formats.layouts import find_data
 from training.data.indexing.detection_index import build_index
 from training.data.run_lengths import decoded
-from training.data.synthetic.data_set import ShapesLayout, ShapesPlan, split_scenes, write_shapes
+from training.data.synthetic.data_set import ShapesPlan, split_scenes, write_shapes
 from training.data.synthetic.outlines import SHAPE_NAMES
+from training.data.synthetic.scene_records import ShapesLayout
 from training.data.synthetic.scenes import Scene
 
 LAYOUTS: tuple[ShapesLayout, ...] = (
@@ -26,6 +34,9 @@ LAYOUTS: tuple[ShapesLayout, ...] = (
     "yolo-oriented",
 )
 SIZE = 96
+
+#: More scenes than several processes are given at once.
+MANY = ShapesPlan(num_train=70, num_val=3, size=32, seed=7)
 
 
 def written(folder: Path, layout: ShapesLayout = "all", **options) -> Path:
@@ -107,13 +118,37 @@ def test_write_shapes__yolo_holds_shares_of_the_side(layout, of_scene, tmp_path:
             np.testing.assert_allclose(np.array(shares) * SIZE, np.ravel(values), atol=1e-3)
 
 
+def test_write_shapes__gives_the_same_in_several_processes(tmp_path: Path) -> None:
+    write_shapes(tmp_path / "one", MANY, jobs=1)
+    write_shapes(tmp_path / "other", MANY, jobs=2)
+
+    assert files_of(tmp_path / "one") == files_of(tmp_path / "other")
+
+
+# What models were trained and measured on: a seed must give the same annotations for ever.
+DIGESTS = {
+    "all": "0b9f8cadd67f16ce059042874699dc13",
+    "coco": "1ff83150dc4ebfe1dfa29b23f718b19b",
+    "dota": "dc8d660e85a3e181765e430cf0ff7224",
+    "yolo": "49a22a0df0201a9e0f7d7bec2930b2a1",
+    "yolo-polygons": "b585e0964539d812c5b74fd1ec3188e1",
+    "yolo-oriented": "90c915e66837d1c9584db17786e93e88",
+}
+
+
+@pytest.mark.skipif(
+    (cv2.__version__, platform.machine()) != ("5.0.0", "x86_64"),
+    reason="other versions may round otherwise; recorded with OpenCV 5.0.0 on x86_64",
+)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_write_shapes__gives_the_same_in_several_processes(
+def test_write_shapes__writes_the_annotations_that_were_recorded(
     layout: ShapesLayout, tmp_path: Path
 ) -> None:
-    one, other = written(tmp_path / "one", layout), written(tmp_path / "other", layout, jobs=2)
+    files = files_of(written(tmp_path, layout))
+    texts = [name for name in sorted(files) if not name.endswith((".jpg", "shapes.json"))]
 
-    assert files_of(one) == files_of(other)
+    content = b"".join(name.encode() + files[name] for name in texts)
+    assert hashlib.sha256(content).hexdigest()[:32] == DIGESTS[layout]
 
 
 def test_write_shapes__images_are_the_scenes(tmp_path: Path) -> None:
@@ -149,6 +184,24 @@ def test_write_shapes__says_how_it_was_made(tmp_path: Path) -> None:
 
     command = "rtmdet data shapes OUT --train 3 --val 2 --size 96 --seed 7 --layout all"
     assert (made["made_by"], made["scenes_version"]) == (command, 1)
+
+
+@pytest.mark.parametrize(
+    ("layout", "meant"),
+    [
+        ("all", "segmentation"),
+        ("dota", "corners"),
+        ("yolo", "boxes"),
+        ("yolo-polygons", "polygons"),
+    ],
+)
+def test_write_shapes__says_what_its_annotations_mean(
+    tmp_path: Path, layout: ShapesLayout, meant: str
+) -> None:
+    made = json.loads((written(tmp_path, layout) / "shapes.json").read_text())
+
+    meanings = {"segmentation", "corners", "boxes", "polygons"}
+    assert meanings & made.keys() == {meant}
 
 
 def test_write_shapes__draws_what_it_is_told_to_draw(tmp_path: Path) -> None:
@@ -190,7 +243,35 @@ def test_write_shapes__leaves_nothing_when_it_is_interrupted(tmp_path: Path, job
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        written(tmp_path, jobs=jobs, progress=interrupt)
+        write_shapes(tmp_path / "set", MANY, jobs=jobs, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("jobs", "number"), [(1, signal.SIGHUP), (2, signal.SIGTERM)])
+def test_shapes_command__leaves_nothing_when_it_is_stopped(
+    tmp_path: Path, jobs: int, number: signal.Signals
+) -> None:
+    command = [sys.executable, "-m", "rtmdet", "data", "shapes", str(tmp_path / "set")]
+    options = ["--train", "5000", "--size", "32", "--jobs", str(jobs)]
+    with subprocess.Popen([*command, *options], cwd=PROJECT, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(b"writing: 1 of")
+        process.send_signal(number)
+    assert process.returncode == 128 + number
+    assert list(tmp_path.iterdir()) == []
+
+
+def killed(_seed: int, _size: int) -> Scene:
+    """What the system does to a process when memory runs out."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_write_shapes__says_that_a_process_was_killed(tmp_path: Path) -> None:
+    plan = ShapesPlan(num_train=1, num_val=0, size=32, draw=killed)
+
+    with pytest.raises(ChildProcessError, match="was killed, perhaps for want of memory"):
+        write_shapes(tmp_path / "set", plan, jobs=2)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -201,6 +282,17 @@ def test_write_shapes__does_not_write_over_anything(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds something already"):
         written(tmp_path, "coco")
     assert files_of(tmp_path) == {"coco/mine.txt": b"mine"}
+
+
+@pytest.mark.parametrize("folder", [".", "..", "/proc"])
+def test_write_shapes__refuses_at_once_what_cannot_be_replaced(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ValueError, match="name a new folder"):
+        write_shapes(Path(folder), MANY, progress=lambda done, _total: pytest.fail(f"{done} drawn"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_write_shapes__fills_an_empty_folder(tmp_path: Path) -> None:
