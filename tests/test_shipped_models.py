@@ -1,6 +1,7 @@
 """The project's own models: what a fresh clone shows works, and is what its manifest says."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -110,4 +111,18 @@ def test_demo__says_which_picture_is_missing(tmp_path: Path):
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
 
     assert done.returncode == 2
-    assert "street.jpg" in done.stdout
+    assert "there is no street.jpg" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo__reaches_its_server_whatever_proxy_is_set(tmp_path: Path):
+    picture = min((PROJECT / "examples/pictures").glob("*.jpg"))
+    command = [sys.executable, PROJECT / "examples/demo.py", "--picture", picture]
+    # Nobody listens there.
+    proxies = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    done = subprocess.run(
+        [*command, "--model", next(iter(MODELS))],
+        capture_output=True, text=True, cwd=tmp_path, env=os.environ | proxies, check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stderr
