@@ -2,7 +2,7 @@
 
 Run as a program, it writes a report on a data set that lies somewhere, to be looked at:
 
-    python -m tests.imagined_evaluation COCO_OR_DOTA_FOLDER TASK report.html
+    python -m tests.imagined_evaluation COCO_OR_DOTA_FOLDER TASK report.html [RUN_FOLDER]
 """
 
 import sys
@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import cv2
 import numpy as np
@@ -102,7 +102,9 @@ FACTS: Mapping[str, str] = {
 }
 
 
-def main(folder: str, task: Task, out: str, run_folder: str | None = None) -> None:
+def main() -> None:
+    folder, name, out, *run_folder = sys.argv[1:]
+    task = next(each for each in get_args(Task) if each == name)
     source = find_data(Path(folder), task).val
     assert source is not None
     with tempfile.TemporaryDirectory() as scratch:
@@ -119,10 +121,10 @@ def main(folder: str, task: Task, out: str, run_folder: str | None = None) -> No
                 classes=index.classes,
                 title=f"Evaluation of rtmdet-nano-shapes ({task})",
                 facts=FACTS,
-                run_folder=Path(run_folder) if run_folder else None,
+                run_folder=Path(*run_folder) if run_folder else None,
             ),
         )
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])  # type: ignore[arg-type]
+    main()

@@ -58,9 +58,8 @@ def mini_network(task: Task) -> RTMDetConfig:
     )
 
 
-#: Scenes as they are, and turned over.
+#: Scenes as they are.
 PLAIN = StageConfig(name="plain", scale_range=None, colour=False, flip=FlipConfig(horizontal=0.0))
-FLIPPED = replace(PLAIN, flip=FlipConfig(horizontal=0.25, vertical=0.25, diagonal=0.25))
 
 #: Scenes at a third of their size: what is learnt here is of no use at full size.
 SMALL = replace(PLAIN, name="small", scale_range=(0.3, 0.4))
@@ -78,18 +77,6 @@ def recipe_by_heart(task: Task, *, small_epochs: int = 0) -> TrainConfig:
         # The published average spans 5,000 steps.
         ema=EMAConfig(momentum=0.05, gamma=5.0),
         loss=LossConfig(max_masks_per_image=32),
-    )
-
-
-def recipe_of_scenes(task: Task, *, epochs: int) -> TrainConfig:
-    """Learns to see: hundreds of scenes, 75 steps an epoch for 600 of them."""
-    config = recipe_by_heart(task)
-    return replace(
-        config,
-        recipe=f"scenes-{task}",
-        stages=(FLIPPED,),
-        schedule=ScheduleConfig(epochs=epochs, last_stage_epochs=epochs, warmup_steps=30),
-        ema=EMAConfig(momentum=0.02, gamma=20.0),
     )
 
 

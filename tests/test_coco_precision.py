@@ -8,11 +8,11 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from tests.coco_cases import STATISTICS, CocoCase, coco_case
-from training.evaluation.coco_comparison import coco_tables
+from training.evaluation.coco_comparison import CocoKind, coco_tables
 from training.evaluation.coco_precision import coco_precision
 from training.evaluation.instances import Found, Truth
 
-KINDS = ("box", "mask")
+KINDS: tuple[CocoKind, ...] = ("box", "mask")
 
 
 def degenerate_case(seed: int) -> CocoCase:
@@ -62,9 +62,9 @@ CASES: dict[str, Callable[[int], CocoCase]] = {
 }
 
 
-def ours(kind: str, truth: Truth, found: Found, num_classes: int) -> np.ndarray:
+def ours(kind: CocoKind, truth: Truth, found: Found, num_classes: int) -> np.ndarray:
     """The statistics as pycocotools orders them, -1 where there is nothing to be found."""
-    tables = coco_tables(kind, truth, found, num_classes)  # type: ignore[arg-type]
+    tables = coco_tables(kind, truth, found, num_classes)
     figures = [coco_precision(each) for each in tables.values()]
     return np.array(
         [np.mean([each[name] for each in figures if name in each] or -1) for name in STATISTICS]

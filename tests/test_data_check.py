@@ -11,14 +11,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from model.config import Task
-from tests.planted_faults import (
-    FAULTS,
-    Content,
-    Fault,
-    changed,
-    plant_truncated_image,
-    with_line,
-)
+from tests.planted_annotation_faults import ANNOTATION_FAULTS
+from tests.planted_image_faults import IMAGE_FAULTS
+from tests.planting import Content, Fault, changed, with_line
 from training.__main__ import app
 from training.data.checking.check import Checked, Request, check_data
 from training.data.checking.images import Reading
@@ -29,6 +24,7 @@ from training.data.synthetic.outlines import SHAPE_NAMES
 from training.datasets import index_data
 from training.recipes import recipe
 
+FAULTS = ANNOTATION_FAULTS | IMAGE_FAULTS
 RECIPES: dict[Task, str] = {
     "detect": "rtmdet-tiny",
     "instance": "rtmdet-ins-tiny",
@@ -118,6 +114,7 @@ def test_check__refuses_exactly_what_training_refuses(
 
 
 def test_faults__are_of_nearly_every_kind() -> None:
+    assert not ANNOTATION_FAULTS.keys() & IMAGE_FAULTS.keys()
     # The first below; the second needs a file whose head and pixels differ, as WebP's may.
     assert set(KINDS) - {one.kind for one in FAULTS.values()} == {
         "class-imbalance",
@@ -321,7 +318,7 @@ def test_command__prints_where_letters_are_missing(clean_sets: Path, tmp_path: P
 
 def test_command__is_strict_on_request(clean_sets: Path, tmp_path: Path) -> None:
     shutil.copytree(clean_sets / "coco", tmp_path / "set")
-    plant_truncated_image(tmp_path / "set")
+    FAULTS["truncated_image"].plant(tmp_path / "set")
 
     assert run(tmp_path / "set").exit_code == 0
     assert run(tmp_path / "set", "--strict").exit_code == 1
@@ -383,7 +380,7 @@ def test_command__tells_names_that_are_no_text(clean_sets: Path, tmp_path: Path)
         (("coco", "--recipe", "rtmdet-huge"), "unknown recipe 'rtmdet-huge'"),
         (("coco", "--recipe", "cspnext-s"), "trains a classifier"),
         (("coco", "--recipe", "rtmdet-s", "--task", "rotated"), "is of the task 'detect'"),
-        (("coco", "--input-size", "100"), "100"),
+        (("coco", "--input-size", "100"), "multiples of 32"),
         (("dota", "--task", "instance"), "has no outlines"),
         (("coco", "--html", "."), "is a folder"),
     ],

@@ -89,7 +89,7 @@ def test_launch__kills_a_rank_that_outstays_the_grace(
     assert launch(1, program(f"print(os.getpid(), flush=True)\n{code}"), 0.5, logs=tmp_path) == 1
     printed, said = capfd.readouterr()
     assert "1 of 1 ranks had not ended after 0.5 s" in said
-    assert gone([int(printed)])
+    assert gone(int(printed))
 
 
 def test_launch__asks_the_others_to_end_when_a_rank_has_failed(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_launch__ends_what_a_rank_leaves_behind(tmp_path: Path) -> None:
     code = f"import subprocess\nchild = {left}\nif rank: print(child.pid)"
     assert launch(2, program(code), 30, logs=tmp_path) == 0
     child = int((tmp_path / "rank-1.log").read_text())
-    assert gone([child])
+    assert gone(child)
 
 
 def test_launch__counts_a_stop_before_the_ranks_listen_as_one(tmp_path: Path) -> None:
@@ -139,14 +139,28 @@ class Tree:
         return self.agent.wait(PATIENCE_S)
 
     def has_ended(self, within_s: float = PATIENCE_S) -> bool:
-        _, alive = psutil.wait_procs(self.processes, timeout=within_s)
-        return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
+        return have_ended(self.processes, within_s)
 
 
-def gone(pids: Sequence[int]) -> bool:
-    processes = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+def gone(pid: int) -> bool:
+    try:
+        process = psutil.Process(pid)
+    except psutil.NoSuchProcess:
+        return True
+    return have_ended([process], PATIENCE_S)
+
+
+def have_ended(processes: Sequence[psutil.Process], within_s: float) -> bool:
+    """Whether all of them end in time; those that nobody waited for count."""
+    _, alive = psutil.wait_procs(processes, timeout=within_s)
+    return all(map(is_zombie, alive))
+
+
+def is_zombie(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # ended since
+        return True
 
 
 LAUNCHER = """

@@ -1,9 +1,11 @@
+"""The recipes say what was published, and derived ones what is in proportion."""
+
 import pytest
 
 from model.config import VARIANTS
 from model.nearest import nearest_hint
 from training.config import FlipConfig
-from training.recipes import recipe, recipe_names
+from training.recipes import FINETUNE_BATCH, recipe, recipe_names
 
 
 def test_recipe__of_every_model() -> None:
@@ -50,6 +52,40 @@ def test_recipe__rotated() -> None:
     two_stage = recipe("rtmdet-r-l-100e")
     assert two_stage.stage_index(89) == 0
     assert two_stage.stage_index(90) == 1
+
+
+@pytest.mark.parametrize("model", ["rtmdet-s", "rtmdet-ins-tiny", "rtmdet-r-m"])
+def test_recipe__finetune_is_in_proportion_to_few_images(model: str) -> None:
+    published, config = recipe(model), recipe(f"{model}-finetune")
+    assert config.model == published.model
+    assert config.data.batch_size == config.optimizer.lr_batch_size == FINETUNE_BATCH
+    assert config.data.keep_images_without_boxes
+    assert config.schedule.warmup_share == 0.05
+    assert config.ema.horizon_share == 0.036
+    assert [stage.name for stage in config.stages] == ["mixing", "jitter"]
+
+
+def test_recipe__shapes_are_for_every_nano_model() -> None:
+    nano = {name for name in VARIANTS if name.endswith("-nano")}
+    assert len(nano) == 3
+    shapes = {name for name in recipe_names() if name.endswith("-shapes")}
+    assert shapes == {f"{name}-shapes" for name in nano}
+
+
+@pytest.mark.parametrize("task", ["", "-ins", "-r"])
+def test_recipe__shapes_end_without_mixing(task: str) -> None:
+    config = recipe(f"rtmdet{task}-nano-shapes")
+    assert config.model.name == f"rtmdet{task}-nano"
+    assert config.model.input_size == (320, 320)
+    last = config.stage_of(config.schedule.epochs - 1)
+    assert (last.name, last.mosaic, last.mixup) == ("jitter", None, None)
+    assert config.stage_of(0).mosaic is not None
+
+
+def test_recipe__shapes_take_fewer_steps_from_the_weights_of_boxes() -> None:
+    boxes, masks = recipe("rtmdet-nano-shapes"), recipe("rtmdet-ins-nano-shapes")
+    assert masks.schedule.epochs < boxes.schedule.epochs
+    assert masks.schedule == recipe("rtmdet-r-nano-shapes").schedule
 
 
 def test_recipe__unknown_names_the_nearest() -> None:

@@ -1,142 +1,22 @@
-"""Faults of data sets, each planted into a clean set of shapes by a small function."""
+"""Faults of annotations and classes, each planted into a clean set of shapes by a function."""
 
-import json
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import cv2
-import numpy as np
-from PIL import Image
-
-from model.config import Task
 from tests.data_sets import write_image
+from tests.planting import (
+    Content,
+    Faults,
+    annotation,
+    changed,
+    copied_annotation,
+    lines_of,
+    with_annotation,
+    with_line,
+)
 
-Content = dict[str, list[dict[str, Any]]]
-
-#: An EXIF block that states orientation 6: to be turned by 90 degrees.
-_TURNED = bytes.fromhex("4d4d002a00000008000101120003000000010006000000000000")
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is planted where, and as what it must be found: in a place that names `named`."""
-
-    plant: Callable[[Path], None]
-    kind: str
-    layout: str
-    task: Task
-    split: str
-    named: str
-    also: frozenset[str]
-
-
-FAULTS: dict[str, Fault] = {}
-
-
-def fault(
-    kind: str,
-    named: str,
-    *,
-    layout: str = "coco",
-    task: Task = "detect",
-    split: str = "train",
-    also: tuple[str, ...] = (),
-) -> Callable[[Callable[[Path], None]], Callable[[Path], None]]:
-    """Registers a planting function; `also` are the kinds that cannot but come along."""
-
-    def register(plant: Callable[[Path], None]) -> Callable[[Path], None]:
-        name = plant.__name__.removeprefix("plant_")
-        assert name not in FAULTS
-        FAULTS[name] = Fault(plant, kind, layout, task, split, named, frozenset(also))
-        return plant
-
-    return register
-
-
-def content_of(folder: Path, split: str = "train") -> tuple[Path, Content]:
-    file = folder / "annotations" / f"instances_{split}.json"
-    return file, json.loads(file.read_text("utf-8"))
-
-
-def changed(folder: Path, change: Callable[[Content], None], split: str = "train") -> None:
-    """Change COCO's JSON."""
-    file, content = content_of(folder, split)
-    change(content)
-    file.write_text(json.dumps(content), "utf-8")
-
-
-def with_annotation(folder: Path, number: int = 5, **values: object) -> None:
-    """Change values of the annotation of that id; None takes one away."""
-
-    def change(content: Content) -> None:
-        (entry,) = (each for each in content["annotations"] if each["id"] == number)
-        entry.update(values)
-
-    changed(folder, change)
-
-
-def annotation(folder: Path, number: int = 5) -> dict[str, Any]:
-    _, content = content_of(folder)
-    (entry,) = (each for each in content["annotations"] if each["id"] == number)
-    return entry
-
-
-def copied_annotation(folder: Path, **values: object) -> None:
-    """Annotation 5 once more, with these values changed, as 9001."""
-    entry = annotation(folder) | {"id": 9001} | values
-    changed(folder, lambda content: content["annotations"].append(entry))
-
-
-def lines_of(file: Path) -> list[str]:
-    return file.read_text("utf-8").splitlines()
-
-
-def with_line(file: Path, line: str, *, instead_of: int | None = None) -> None:
-    """Add a line at the end, or put it in place of another, counted from 0."""
-    lines = lines_of(file)
-    if instead_of is None:
-        lines.append(line)
-    else:
-        lines[instead_of] = line
-    file.write_text("".join(f"{each}\n" for each in lines), "utf-8")
-
-
-def picture_of(file: Path) -> np.ndarray:
-    picture = cv2.imread(str(file))
-    assert picture is not None
-    return picture
-
-
-@fault("truncated-image", "train/000003.jpg")
-def plant_truncated_image(folder: Path) -> None:
-    file = folder / "train/000003.jpg"
-    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-
-
-@fault("undecodable-image", "train/000003.jpg")
-def plant_undecodable_image(folder: Path) -> None:
-    file = folder / "train/000003.jpg"
-    stored = file.read_bytes()
-    # The head of the file and its end, and no pixels in between.
-    file.write_bytes(stored[: stored.index(b"\xff\xda")] + b"\xff\xd9")
-
-
-@fault("unreadable-image", "image 3")
-def plant_unreadable_image(folder: Path) -> None:
-    (folder / "train/000003.jpg").write_text("a page that says: not found", "utf-8")
-
-
-@fault("missing-image", "image 3")
-def plant_missing_image(folder: Path) -> None:
-    (folder / "train/000003.jpg").unlink()
-
-
-@fault("wrong-size", "image 3")
-def plant_wrong_size(folder: Path) -> None:
-    changed(folder, lambda content: content["images"][2].update(width=50))
+ANNOTATION_FAULTS = Faults()
+fault = ANNOTATION_FAULTS.fault
 
 
 @fault("unknown-image", "annotation 5")
@@ -355,100 +235,6 @@ def plant_image_without_boxes(folder: Path) -> None:
 def plant_difficult_alone(folder: Path) -> None:
     file = folder / "train/labelTxt/000003.txt"
     file.write_text("\n".join(f"{line[:-1]}1" for line in lines_of(file)), "utf-8")
-
-
-@fault("unlisted-image", "train/other.jpg")
-def plant_unlisted_image(folder: Path) -> None:
-    write_image(folder / "train/other.jpg", width=96, height=96)
-
-
-@fault("image-listed-twice", "000003.jpg", also=("image-without-boxes",))
-def plant_image_listed_twice(folder: Path) -> None:
-    def change(content: Content) -> None:
-        content["images"].append(content["images"][2] | {"id": 9001})
-
-    changed(folder, change)
-
-
-@fault("duplicate-image", "train/000003.jpg")
-def plant_duplicate_image(folder: Path) -> None:
-    shutil.copy(folder / "train/000002.jpg", folder / "train/000003.jpg")
-
-
-@fault("near-duplicate-image", "train/000003.jpg")
-def plant_image_saved_anew(folder: Path) -> None:
-    picture = picture_of(folder / "train/000002.jpg")
-    cv2.imwrite(str(folder / "train/000003.jpg"), picture, [cv2.IMWRITE_JPEG_QUALITY, 60])
-
-
-@fault("leaked-image", "val/000003.jpg", split="val")
-def plant_leaked_image(folder: Path) -> None:
-    shutil.copy(folder / "train/000002.jpg", folder / "val/000003.jpg")
-
-
-@fault("near-leaked-image", "images/val/000003.jpg", split="val", layout="yolo")
-def plant_leaked_image_of_another_size(folder: Path) -> None:
-    picture = cv2.resize(picture_of(folder / "images/train/000002.jpg"), (80, 80))
-    cv2.imwrite(str(folder / "images/val/000003.jpg"), picture)
-
-
-@fault("same-file-name", "images/val/bridge.jpg", split="val", layout="yolo")
-def plant_shared_file_name(folder: Path) -> None:
-    for split in ("train", "val"):
-        for kind, suffix in (("images", "jpg"), ("labels", "txt")):
-            place = folder / kind / split
-            for number, file in enumerate(sorted(place.iterdir())):
-                name = "bridge" if number == 2 else f"{split}-{number}"
-                file.rename(place / f"{name}.{suffix}")
-
-
-@fault("turned-image", "train/000003.jpg")
-def plant_turned_image(folder: Path) -> None:
-    file = folder / "train/000003.jpg"
-    exif = b"Exif\0\0" + _TURNED
-    segment = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
-    file.write_bytes(b"\xff\xd8" + segment + file.read_bytes()[2:])
-
-
-@fault("grey-image", "train/000003.jpg")
-def plant_grey_image(folder: Path) -> None:
-    file = folder / "train/000003.jpg"
-    cv2.imwrite(str(file), cv2.cvtColor(picture_of(file), cv2.COLOR_BGR2GRAY))
-
-
-@fault("cmyk-image", "train/000003.jpg")
-def plant_cmyk_image(folder: Path) -> None:
-    file = folder / "train/000003.jpg"
-    with Image.open(file) as picture:
-        converted = picture.convert("CMYK")
-    converted.save(file, "JPEG")
-
-
-def as_png(folder: Path, picture: np.ndarray) -> None:
-    (folder / "images/train/000003.jpg").unlink()
-    cv2.imwrite(str(folder / "images/train/000003.png"), picture)
-
-
-@fault("deep-image", "images/train/000003.png", layout="yolo")
-def plant_deep_image(folder: Path) -> None:
-    as_png(folder, picture_of(folder / "images/train/000003.jpg").astype(np.uint16) * 256)
-
-
-@fault("transparent-image", "images/train/000003.png", layout="yolo")
-def plant_transparent_image(folder: Path) -> None:
-    picture = picture_of(folder / "images/train/000003.jpg")
-    as_png(folder, cv2.cvtColor(picture, cv2.COLOR_BGR2BGRA))
-
-
-@fault("large-image", "images/train/000003.png", layout="yolo")
-def plant_large_image(folder: Path) -> None:
-    picture = cv2.resize(picture_of(folder / "images/train/000003.jpg"), (6000, 300))
-    as_png(folder, picture)
-
-
-@fault("short-sided-image", "images/train/000003.png", layout="yolo")
-def plant_short_sided_image(folder: Path) -> None:
-    as_png(folder, picture_of(folder / "images/train/000003.jpg")[:20])
 
 
 def with_category(content: Content) -> None:
