@@ -100,9 +100,11 @@ _PUBLISHED_TASKS: dict[Task, str] = {
     "detect": "bbox_head.rtm_cls.",
 }
 
-#: Published parts that all detectors have, and those that boxes and rotated boxes share.
-_TRUNK = ("backbone.", "neck.")
-_BOX_HEAD = ("bbox_head.cls_convs.", "bbox_head.reg_convs.", "bbox_head.rtm_reg.")
+#: Published parts that all detectors have, those that boxes and rotated boxes share, and the layer
+#: that fits where the numbers of classes are equal.
+_COMMON = ("backbone.", "neck.", "bbox_head.cls_convs.")
+_BOX_DISTANCES = ("bbox_head.reg_convs.", "bbox_head.rtm_reg.")
+_CLASS_SCORES = ("bbox_head.rtm_cls.",)
 
 #: A tensor that tells the width of any of the published networks.
 _STEM = "backbone.stem.2.bn.weight"
@@ -198,20 +200,27 @@ def published_task(state: Mapping[str, Tensor]) -> Task | None:
 def load_common(network: RTMDet, state: Mapping[str, Tensor]) -> list[str]:
     """Load what a detector of another task has in common with `network`.
 
-    That is backbone and neck, and between boxes and rotated boxes also the towers and the
-    distances of the head, which mean the same. Returns our names of what kept its own values.
-    Raises ForeignCheckpoint for another size; then the network is unchanged.
+    That is backbone, neck and the towers that scores come from; the scores themselves where the
+    numbers of classes are equal; and between boxes and rotated boxes also towers and layer of the
+    distances, which mean the same (the instance head has them from the other towers). Returns our
+    names of what kept its own values. Raises ForeignCheckpoint for another size; then the network
+    is unchanged.
     """
-    tasks = {network.config.task, published_task(state)}
-    parts = _TRUNK if "instance" in tasks else _TRUNK + _BOX_HEAD
+    parts = _COMMON
+    if "instance" not in {network.config.task, published_task(state)}:
+        parts += _BOX_DISTANCES
+    if num_published_classes(state) == network.config.num_classes:
+        parts += _CLASS_SCORES
     return _load_parts(network, state, parts)
 
 
 def _load_parts(network: Network, state: Mapping[str, Tensor], parts: tuple[str, ...]) -> list[str]:
     """Load what stands under published names that begin so; returns what kept its own values."""
-    table = {
-        name: others for name, others in name_table(network).items() if others[0].startswith(parts)
+    named = {
+        name: [other for other in others if other.startswith(parts)]
+        for name, others in name_table(network).items()
     }
+    table = {name: others for name, others in named.items() if others}
     published = {
         name: value for name, value in plain_names(state).items() if name.startswith(parts)
     }

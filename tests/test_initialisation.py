@@ -8,6 +8,7 @@ from model.checkpoints.checkpoint_files import export_published, read_published,
 from model.checkpoints.torch_file import UnreadableCheckpoint
 from model.classifier import CSPNeXtClassifier, build_classifier
 from model.config import BACKBONES, VARIANTS
+from model.export import export_model
 from model.manifest import ManifestError, Source
 from model.rtmdet import RTMDet, build_rtmdet
 from model.weights import ForeignCheckpoint, to_published
@@ -120,29 +121,63 @@ def test_initialise__from_real_weights_for_other_classes(shared_folder: Path) ->
 # ------------------------------------------------------------------------------------ other tasks
 
 
+CLS_HEAD = {"head.cls_towers", "head.cls_predictors"}
+
+
 @pytest.mark.parametrize(
-    ("name", "head"),
+    ("name", "head", "said"),
     [
-        ("rtmdet-ins-nano", set()),
-        ("rtmdet-r-nano", {"head.cls_towers", "head.reg_towers", "head.reg_predictors"}),
+        ("rtmdet-ins-nano", CLS_HEAD, "neck, classification towers and class scores are taken"),
+        ("rtmdet-r-nano", WHOLE_HEAD, "box distances and class scores are taken"),
     ],
 )
 def test_initialise__from_a_detector_of_another_task_takes_what_both_have(
-    tmp_path: Path, name: str, head: set[str]
+    tmp_path: Path, name: str, head: set[str], said: str
 ) -> None:
     donor, network = detector(seed=1), detector(name)
     before = state_of(network)
     (line,) = initialise(network, published_file(donor, tmp_path))
     assert line.startswith("theirs.pth is of another task ('detect', and the run is '")
+    assert said in line
     assert taken(network, donor, before) == TRUNK | head
 
 
-def test_initialise__from_an_instance_model_takes_the_trunk(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["rtmdet-ins-nano", "rtmdet-r-nano"])
+def test_initialise__another_task_and_number_of_classes_leaves_the_scores_fresh(
+    tmp_path: Path, name: str
+) -> None:
+    donor, network = detector(seed=1), detector(name, classes=5)
+    before = state_of(network)
+    (line,) = initialise(network, published_file(donor, tmp_path))
+    assert "class scores" not in line
+    parts = taken(network, donor, before)
+    assert "head.cls_towers" in parts
+    assert "head.cls_predictors" not in parts
+
+
+def test_initialise__from_an_instance_model_takes_no_distances(tmp_path: Path) -> None:
     donor, network = detector("rtmdet-ins-nano", seed=1), detector()
     before = state_of(network)
     (line,) = initialise(network, published_file(donor, tmp_path))
-    assert "backbone and neck are taken, and the head starts at random" in line
-    assert taken(network, donor, before) == TRUNK
+    assert line.endswith("class scores are taken, and the rest starts at random")
+    assert taken(network, donor, before) == TRUNK | CLS_HEAD
+
+
+def test_initialise__from_an_exported_model(tmp_path: Path) -> None:
+    donor, network = detector(seed=1), detector()
+    manifest = save_checkpoint(
+        donor, tmp_path / "a.safetensors", classes=CLASSES, source=Source(kind="initialised")
+    )
+    folder = export_model(
+        donor, manifest, tmp_path / "repository", name="shop", input_size=(64, 64)
+    )
+    (line,) = initialise(network, folder / "model.onnx", classes=CLASSES)
+    assert line == "all weights are from model.onnx, those of its 3 classes included"
+    picture = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        ours, theirs = network.eval()(picture), donor.eval()(picture)
+    torch.testing.assert_close(ours.logits, theirs.logits)
+    torch.testing.assert_close(ours.distances, theirs.distances)
 
 
 def test_initialise__from_a_classifier_takes_the_backbone(tmp_path: Path) -> None:

@@ -207,8 +207,9 @@ class EvaluationConfig:
 class ModelConfig:
     """Which network, for which input, and where its weights start.
 
-    `init`: a checkpoint of ours (.safetensors), a published .pth of a detector or of a classifier
-    (then the backbone alone); None starts from random weights.
+    `init`: a checkpoint of ours (.safetensors), a model of a repository (NAME/1/model.onnx), a
+    published .pth of a detector or of a classifier (then the backbone alone); None starts from
+    random weights.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Where the weights of a run start: published files, checkpoints of ours, or nowhere.
+"""Where the weights of a run start: published files, checkpoints and graphs of ours, or nowhere.
 
 Each way says in plain lines what was taken and what was not, for people to read.
 """
@@ -8,12 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from model.checkpoints import exported_weights
 from model.checkpoints.checkpoint_files import (
     SUFFIX,
     PublishedCheckpoint,
     load_checkpoint,
     read_published,
 )
+from model.checkpoints.exported_weights import load_exported
 from model.checkpoints.torch_file import UnreadableCheckpoint
 from model.classifier import CSPNeXtClassifier
 from model.rtmdet import RTMDet
@@ -57,9 +59,12 @@ def _read(path: Path) -> PublishedCheckpoint:
         raise UnreadableCheckpoint(
             f"{path}: there is no such file of weights (model.init){_instead_of(path)}"
         )
-    if path.suffix != SUFFIX:
+    if path.suffix == exported_weights.SUFFIX:
+        network, manifest = load_exported(path)
+    elif path.suffix == SUFFIX:
+        network, manifest = load_checkpoint(path)
+    else:
         return read_published(path)
-    network, manifest = load_checkpoint(path)
     return PublishedCheckpoint(to_published(network), manifest.classes)
 
 
@@ -86,13 +91,13 @@ def _take(
     if task is None or not isinstance(network, RTMDet):
         load_backbone(network, weights)
         return [f"the backbone is from {name}; all else starts at random"]
-    load_common(network, weights)
-    taken = (
-        "backbone and neck are taken, and the head starts at random"
-        if "instance" in (task, own_task)
-        else "backbone, neck, towers and box distances are taken, and the other layers of the "
-        "head start at random"
-    )
+    fresh = load_common(network, weights)
+    parts = ["backbone", "neck", "classification towers"]
+    if "instance" not in (task, own_task):
+        parts.append("box distances")
+    if not any(layer.startswith("head.cls_predictors.") for layer in fresh):
+        parts.append("class scores")
+    taken = f"{', '.join(parts[:-1])} and {parts[-1]} are taken, and the rest starts at random"
     return [f"{name} is of another task ('{task}', and the run is '{own_task}'): {taken}"]
 
 

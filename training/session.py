@@ -31,6 +31,7 @@ from training.distributed import Ranks, choose_device, join_ranks, num_ranks_her
 from training.evaluation.beside.process import SideProcess, own_module
 from training.evaluation.beside.snapshots import Snapshots
 from training.evaluations import Evaluations
+from training.folded_norms import restore_folded_norms
 from training.initialisation import initialise
 from training.interruption import EXIT_INTERRUPTED, StopRequest
 from training.learner import Learner, Standing
@@ -330,6 +331,9 @@ class _Session:
         if not self._goes_on:
             said += initialise(
                 self._workload.network, self._config.model.init, classes=self._data.classes
+            )
+            said += restore_folded_norms(
+                self._workload, self._ranks, batch_size=self._config.data.batch_size
             )
         return said
 
