@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShuttingDown
 from service.runtime.fake import FakeRuntime
 from service.scheduler.batcher import Batcher, InferenceRow
+from service.scheduler.latency import LatencyModel
 
 
 def picture(token: int) -> np.ndarray:
@@ -124,6 +125,79 @@ def test_submit__deadline_over_while_waiting() -> None:
     assert runtime.batch_sizes == [1], "a request that nobody waits for was inferred"
 
 
+def test_submit__what_cannot_be_in_time_is_refused_on_arrival() -> None:
+    gate = Gate()
+    runtime = FakeRuntime(max_batch_size=1, fault=gate)
+
+    async def use() -> None:
+        latency = LatencyModel({1: 20.0})
+        batcher = Batcher(runtime, max_waiting=10, latency=latency, clock=lambda: 0.0)
+        batcher.start()
+        with pytest.raises(DeadlineExceeded, match="takes 20000 ms, and 10000 ms were left"):
+            await batcher.submit(picture(0), priority="normal", deadline_s=10.0)
+        running = asyncio.ensure_future(
+            batcher.submit(picture(1), priority="normal", deadline_s=60.0)
+        )
+        await asyncio.to_thread(gate.entered.wait, 10)
+        waiting = asyncio.ensure_future(
+            batcher.submit(picture(2), priority="normal", deadline_s=60.0)
+        )
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="after 60000 ms, and 55000 ms were left") as caught:
+            await batcher.submit(picture(3), priority="low", deadline_s=55.0)
+        assert caught.value.retry_after_s == 5.0
+        gate.open.set()
+        assert [token_of(row) for row in await asyncio.gather(running, waiting)] == [1, 2]
+        await batcher.stop()
+
+    asyncio.run(use())
+    assert runtime.batch_sizes == [1, 1]
+
+
+def test_submit__an_abandoned_request_makes_place() -> None:
+    gate = Gate()
+
+    async def use(batcher: Batcher) -> None:
+        running = asyncio.ensure_future(submit(batcher, 0))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        gone = asyncio.ensure_future(submit(batcher, 1))
+        await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.sleep(0)
+        kept = asyncio.ensure_future(submit(batcher, 2))
+        await asyncio.sleep(0)
+        gate.open.set()
+        assert [token_of(row) for row in await asyncio.gather(running, kept)] == [0, 2]
+
+    served(FakeRuntime(max_batch_size=1, fault=gate), use, max_waiting=1)
+
+
+def test_submit__a_poisonous_picture_fails_alone() -> None:
+    gate = Gate()
+
+    def fault(images: np.ndarray) -> None:
+        gate(images)
+        if (images[:, 0, 0, 0] == 13).any():
+            raise RuntimeError("poisoned")
+
+    runtime = FakeRuntime(max_batch_size=8, fault=fault)
+
+    async def use(batcher: Batcher) -> None:
+        first = asyncio.ensure_future(submit(batcher, 0))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        others = [asyncio.ensure_future(submit(batcher, token)) for token in range(10, 18)]
+        await asyncio.sleep(0)
+        gate.open.set()
+        await first
+        answers = await asyncio.gather(*others, return_exceptions=True)
+        for token, answer in zip(range(10, 18), answers, strict=True):
+            assert_fits(answer, "poison" if token == 13 else "keep", token)
+
+    served(runtime, use)
+    # Eight, the half with the picture, its quarter with it, that alone: and each one's neighbour.
+    assert runtime.batch_sizes == [1, 8, 4, 2, 2, 1, 1, 4]
+
+
 def test_submit__cancelled_caller_costs_no_inference() -> None:
     gate = Gate()
     runtime = FakeRuntime(max_batch_size=1, fault=gate)
@@ -177,8 +251,7 @@ def assert_fits(answer: InferenceRow | BaseException, fate: str, token: int) -> 
         assert isinstance(answer, DeadlineExceeded)
     elif fate == "poison":
         assert isinstance(answer, InferenceFailed)
-    elif fate == "keep" and not isinstance(answer, InferenceFailed):
-        # A poisoned neighbour may take the whole batch with it, but never swap the answers.
+    elif fate == "keep":
         assert isinstance(answer, InferenceRow)
         assert token_of(answer) == token
 

@@ -1,0 +1,59 @@
+"""How long a batch takes, by its size: learnt from the batches that ran. Pure: no clock."""
+
+from collections.abc import Mapping
+
+#: How far one batch moves what is known of its size.
+_STEP = 0.2
+
+#: One batch counts at most for so many times of what was expected: a pause of the machine is not
+#: what the next batch will take. If it is, a few batches tell.
+_MOST = 4.0
+
+#: Deviations above the mean within which a batch is expected to end.
+_MARGIN = 2.0
+
+
+class LatencyModel:
+    """Seconds that a batch of n pictures takes: a mean for each size that ran, lines between them.
+
+    `warm` is what each size took before the first request came. Without anything known a batch
+    takes no time, so that nothing is refused for a guess.
+    """
+
+    def __init__(self, warm: Mapping[int, float] | None = None) -> None:
+        self._mean_s = dict(warm or {})
+        #: Mean absolute deviation from what was expected, as a share of it.
+        self._deviation = 0.0
+
+    def observe(self, size: int, seconds: float) -> None:
+        """A batch of `size` took `seconds`."""
+        expected_s = self.mean_s(size)
+        if expected_s <= 0:
+            self._mean_s[size] = seconds
+            return
+        seconds = min(seconds, _MOST * expected_s)
+        self._deviation += _STEP * (abs(seconds - expected_s) / expected_s - self._deviation)
+        known_s = self._mean_s.get(size, expected_s)
+        self._mean_s[size] = known_s + _STEP * (seconds - known_s)
+
+    def mean_s(self, size: int) -> float:
+        """What a batch of `size` takes on average."""
+        known = self._mean_s
+        if not known:
+            return 0.0
+        if size in known:
+            return known[size]
+        below = max((each for each in known if each < size), default=None)
+        above = min((each for each in known if each > size), default=None)
+        if below is None:
+            # Fewer pictures take no longer than the fewest that are known.
+            return known[min(known)]
+        if above is None:
+            # Each further one takes at most its share of the largest batch that is known.
+            return known[below] * size / below
+        share = (size - below) / (above - below)
+        return known[below] + share * (known[above] - known[below])
+
+    def high_s(self, size: int) -> float:
+        """Within what time a batch of `size` will be done, but for rare ones."""
+        return self.mean_s(size) * (1 + _MARGIN * self._deviation)
