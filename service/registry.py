@@ -3,7 +3,7 @@
 import difflib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from model.manifest import TASK_OUTPUTS
@@ -11,7 +11,8 @@ from model.repository import ModelRepository, RepositoryError, RepositoryModel
 from service.detection import ModelIdentity
 from service.errors import ModelNotReady, UnknownModel
 from service.runtime.base import Runtime
-from service.scheduler.batcher import Batcher
+from service.scheduler.batcher import Batcher, Recovery
+from service.scheduler.engine_places import EnginePlaces
 
 logger = logging.getLogger(__name__)
 
@@ -35,10 +36,13 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """One model as `/models` and `/readyz` show it; `problem` says why it failed."""
+    """One model as `/models` and `/readyz` show it; `problem` says why it does not answer now.
+
+    A model that failed was not loaded; one that recovers had a runtime that hung.
+    """
 
     name: str
-    state: Literal["ready", "failed"]
+    state: Literal["ready", "failed", "recovering"]
     served: ServedModel | None = None
     problem: str | None = None
 
@@ -52,30 +56,37 @@ class ModelRegistry:
         open_runtime: Callable[[RepositoryModel], Runtime],
         *,
         max_waiting: int,
+        num_places: int = 1,
+        hang_s: float = 60.0,
         default_model: str | None = None,
     ) -> None:
+        """`num_places` is how many calls of runtimes keep the machine busy, all models together;
+        after `hang_s` a call counts as hung."""
         self._repository = repository
         self._open_runtime = open_runtime
         self._max_waiting = max_waiting
+        self._places = EnginePlaces(num_places)
+        self._hang_s = hang_s
         self._default_model = default_model
         self._models: dict[str, ModelStatus] = {}
 
     @property
     def statuses(self) -> Sequence[ModelStatus]:
         """Every model that was asked for, in the order in which they answer by default."""
-        return sorted(self._models.values(), key=_default_order)
+        return sorted(map(_now, self._models.values()), key=_default_order)
 
     @property
     def is_ready(self) -> bool:
         """Whether there is anything to serve with."""
-        return any(status.state == "ready" for status in self._models.values())
+        return any(status.state == "ready" for status in self.statuses)
 
     @property
     def default_name(self) -> str | None:
         """The model that answers requests which name none."""
         if self._default_model is not None:
             return self._default_model
-        return next((s.name for s in self.statuses if s.state == "ready"), None)
+        # Also one that recovers: another model's answers would be others.
+        return next((s.name for s in self.statuses if s.served is not None), None)
 
     def open(self, names: Sequence[str]) -> None:
         """Open models and their runtimes; blocks. No names: all that the repository has.
@@ -137,7 +148,14 @@ class ModelRegistry:
                 f"{', '.join(sorted(runtime.output_names))}; export it again"
             )
         logger.info("model %s version %d: %s", name, source.version, runtime.description)
-        return ServedModel(source, runtime, Batcher(runtime, max_waiting=self._max_waiting))
+        batcher = Batcher(
+            runtime,
+            max_waiting=self._max_waiting,
+            name=name,
+            places=self._places,
+            recovery=Recovery(self._hang_s, lambda: self._open_runtime(source)),
+        )
+        return ServedModel(source, runtime, batcher)
 
     def _served(self) -> list[ServedModel]:
         return [status.served for status in self._models.values() if status.served is not None]
@@ -146,6 +164,13 @@ class ModelRegistry:
         near = difflib.get_close_matches(name, self._models, n=1)
         did_you_mean = f"did you mean '{near[0]}'? " if near else ""
         return f"{did_you_mean}There are: {', '.join(sorted(self._models))}"
+
+
+def _now(status: ModelStatus) -> ModelStatus:
+    """The status, with what has become of a model that was loaded."""
+    if status.served is None or (problem := status.served.batcher.problem) is None:
+        return status
+    return replace(status, state="recovering", problem=problem)
 
 
 def _default_order(status: ModelStatus) -> tuple[int, str]:

@@ -42,6 +42,9 @@ class Settings(BaseSettings):
     max_queue: Annotated[int, Field(ge=1)] = 64
     #: How long a request may take; one may ask for less, more is cut to this.
     request_timeout_ms: Annotated[int, Field(ge=1)] = 30_000
+    #: An inference that takes longer will not come back: its requests are answered with an error,
+    #: and the engine is replaced.
+    hang_timeout_ms: Annotated[int, Field(ge=1)] = 60_000
     max_image_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
     #: Bytes of request bodies that may be in memory at once, all clients together.
     max_buffered_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024

@@ -20,6 +20,8 @@ def build_detector(settings: Settings) -> Detector:
         ModelRepository(settings.model_repository),
         lambda source: open_runtime(source, settings),
         max_waiting=settings.max_queue,
+        num_places=settings.inference_threads or _num_cores(),
+        hang_s=settings.hang_timeout_ms / 1000,
         default_model=settings.default_model,
     )
     registry.open(settings.models)
@@ -28,9 +30,14 @@ def build_detector(settings: Settings) -> Detector:
         max_in_flight=settings.max_queue,
         default_timeout_s=settings.request_timeout_ms / 1000,
     )
-    num_workers = settings.worker_threads or len(os.sched_getaffinity(0))
+    num_workers = settings.worker_threads or _num_cores()
     workers = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
     return Detector(registry, workers, limits)
+
+
+def _num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def open_runtime(

@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShuttingDown
+from service.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    ModelNotReady,
+    Overloaded,
+    ShuttingDown,
+)
 from service.runtime.fake import FakeRuntime
-from service.scheduler.batcher import Batcher, InferenceRow
+from service.scheduler.batcher import Batcher, InferenceRow, Recovery
 from service.scheduler.latency import LatencyModel
 
 
@@ -229,6 +235,108 @@ def test_submit__failing_engine_fails_the_batch_and_not_the_next() -> None:
         assert token_of(await submit(batcher, 14)) == 14
 
     served(FakeRuntime(fault=poison), use)
+
+
+def hung(fault: Callable[[np.ndarray], None]) -> FakeRuntime:
+    return FakeRuntime(max_batch_size=1, fault=fault)
+
+
+def test_batcher__a_runtime_that_hangs_is_replaced() -> None:
+    gate, opening = Gate(), threading.Event()
+
+    def reopen() -> FakeRuntime:
+        assert opening.wait(10)
+        return FakeRuntime()
+
+    async def use() -> None:
+        recovery = Recovery(hang_s=0.05, reopen=reopen)
+        batcher = Batcher(hung(gate), max_waiting=10, recovery=recovery)
+        batcher.start()
+        stuck = asyncio.ensure_future(submit(batcher, 1))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        waiting = asyncio.ensure_future(submit(batcher, 2))
+        with pytest.raises(InferenceFailed, match=r"no answer within 0\.05 s"):
+            await stuck
+        assert "being replaced" in (batcher.problem or "")
+        with pytest.raises(ModelNotReady):
+            await submit(batcher, 3)
+        opening.set()
+        assert token_of(await waiting) == 2
+        assert batcher.problem is None
+        assert token_of(await submit(batcher, 4)) == 4
+        await batcher.stop()
+
+    asyncio.run(use())
+    gate.open.set()
+
+
+def test_batcher__a_runtime_that_cannot_be_replaced_is_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("service.scheduler.batcher._REOPEN_AFTER_S", 0.001)
+    gate = Gate()
+    failures = iter([RuntimeError("no memory"), RuntimeError("no memory")])
+
+    def reopen() -> FakeRuntime:
+        for failure in failures:
+            raise failure
+        return FakeRuntime()
+
+    async def use() -> None:
+        recovery = Recovery(hang_s=0.05, reopen=reopen)
+        batcher = Batcher(hung(gate), max_waiting=10, recovery=recovery)
+        batcher.start()
+        with pytest.raises(InferenceFailed):
+            await submit(batcher, 1)
+        while batcher.problem is not None:
+            await asyncio.sleep(0.001)
+        assert token_of(await submit(batcher, 2)) == 2
+        await batcher.stop()
+
+    asyncio.run(use())
+    gate.open.set()
+
+
+def test_batcher__without_another_runtime_what_waits_is_answered() -> None:
+    gate = Gate()
+
+    async def use() -> None:
+        batcher = Batcher(hung(gate), max_waiting=10, recovery=Recovery(hang_s=0.05))
+        batcher.start()
+        answers = await asyncio.gather(
+            *(submit(batcher, token) for token in (1, 2, 3)), return_exceptions=True
+        )
+        assert [type(each) for each in answers] == [InferenceFailed] * 3
+        assert "restart the server" in (batcher.problem or "")
+        await batcher.stop()
+
+    asyncio.run(use())
+    gate.open.set()
+
+
+def test_stop__while_a_runtime_is_replaced_answers_what_waits() -> None:
+    gate, never = Gate(), threading.Event()
+
+    def reopen() -> FakeRuntime:
+        never.wait(30)
+        raise RuntimeError("stopped")
+
+    async def use() -> None:
+        recovery = Recovery(hang_s=0.05, reopen=reopen)
+        batcher = Batcher(hung(gate), max_waiting=10, recovery=recovery)
+        batcher.start()
+        stuck = asyncio.ensure_future(submit(batcher, 1))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        waiting = asyncio.ensure_future(submit(batcher, 2))
+        with pytest.raises(InferenceFailed):
+            await stuck
+        await batcher.stop()
+        with pytest.raises(ShuttingDown):
+            await waiting
+
+    asyncio.run(use())
+    gate.open.set()
+    never.set()
 
 
 def test_stop__finishes_what_is_queued_and_refuses_what_comes() -> None:

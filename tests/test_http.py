@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from model.repository import ModelRepository
+from model.repository import ModelRepository, RepositoryModel
 from service import errors
 from service.codecs.images import ImageLimits
 from service.detector import Detector, DetectorLimits
@@ -443,6 +443,36 @@ def test_server__abandoned_requests_are_not_inferred(tmp_path: Path) -> None:
         assert first.result().status_code == 200
         assert post(client, data).status_code == 200
     assert len(runtime.batch_sizes) == 2
+
+
+def test_server__an_engine_that_hangs_is_reported_and_replaced(tmp_path: Path) -> None:
+    proceed, opened = threading.Event(), threading.Event()
+    runtimes = iter([FakeRuntime(fault=lambda _: proceed.wait(30)), FakeRuntime()])
+
+    def open_runtime(_: RepositoryModel) -> FakeRuntime:
+        runtime = next(runtimes)
+        assert runtime.fault is not None or opened.wait(10)
+        return runtime
+
+    write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
+    registry = ModelRegistry(ModelRepository(tmp_path), open_runtime, max_waiting=4, hang_s=0.05)
+    registry.open([])
+    limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
+    with running_server(
+        create_app(Detector(registry, ThreadPoolExecutor(1), limits), max_buffered_bytes=10**8)
+    ) as client:
+        assert client.get("/readyz").status_code == 200
+        assert_problem(post(client), 500, "inference-failed", "try again")
+        response = client.get("/readyz")
+        assert response.status_code == 503
+        assert response.json()["models"] == {"boxes": "recovering"}
+        assert "hung" in client.get("/models").json()["models"][0]["problem"]
+        assert_problem(post(client), 503, "model-not-ready", "being replaced")
+        opened.set()
+        while client.get("/readyz").status_code == 503:
+            pass
+        assert post(client).status_code == 200
+    proceed.set()
 
 
 def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(

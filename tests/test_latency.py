@@ -51,3 +51,15 @@ def test_observe__other_sizes_stay() -> None:
     model.observe(8, 6.0)
     assert model.mean_s(1) == 1.0
     assert model.mean_s(8) > 4.0
+
+
+def test_doubt__leads_down_to_what_was_seen_and_no_further() -> None:
+    model = LatencyModel({1: 1.0})
+    for _ in range(20):
+        model.observe(1, 3.0)
+    slow_s = model.mean_s(1)
+    model.doubt()
+    assert model.mean_s(1) < slow_s
+    for _ in range(200):
+        model.doubt()
+    assert model.mean_s(1) == 1.0

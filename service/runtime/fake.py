@@ -39,15 +39,15 @@ class FakeRuntime:
         self.batch_sizes: list[int] = []
         self._seconds_per_call = seconds_per_call
         self._seconds_per_image = seconds_per_image
-        self._fault = fault
+        self.fault = fault
         self._lock = threading.Lock()
 
     def infer(self, images: NDArray[np.uint8]) -> Outputs:
         """uint8 BGR [n, h, w, 3] -> boxes [n, 1, 4], scores [n, 1], labels [n, 1]."""
         with self._lock:
             self.batch_sizes.append(len(images))
-        if self._fault is not None:
-            self._fault(images)
+        if self.fault is not None:
+            self.fault(images)
         time.sleep(self._seconds_per_call + self._seconds_per_image * len(images))
         pixels = images[:, 0, 0, :].astype(np.float32)
         corners = pixels[:, :2]

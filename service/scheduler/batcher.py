@@ -8,15 +8,23 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.detection import Priority
-from service.errors import DeadlineExceeded, InferenceFailed, Overloaded, ShuttingDown
+from service.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    ModelNotReady,
+    Overloaded,
+    ServiceError,
+    ShuttingDown,
+)
 from service.runtime.base import Outputs, Runtime
+from service.scheduler.engine_places import EnginePlaces
+from service.scheduler.engine_threads import EngineThreads
 from service.scheduler.latency import LatencyModel
 from service.scheduler.queue import Engine, QueuedRequest, RequestQueue
 
@@ -43,44 +51,89 @@ class _Waiting:
 
 _Requests = list[QueuedRequest[_Waiting]]
 
+#: How long to wait before a runtime is opened again that could not be opened, at first and at most.
+_REOPEN_AFTER_S = 1.0
+_REOPEN_AFTER_AT_MOST_S = 60.0
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What becomes of a runtime that hangs.
+
+    A call that takes longer than `hang_s` will not come back; `reopen` gives another runtime, and
+    may raise. Without it the model stays out of service.
+    """
+
+    hang_s: float = 60.0
+    reopen: Callable[[], Runtime] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Engine:
+    """A runtime and the threads that call it."""
+
+    runtime: Runtime
+    threads: EngineThreads
+
 
 class Batcher:
-    """Owns one runtime. Start and stop it on the event loop that its callers run on."""
+    """Owns the runtime of one model. Start and stop it on the event loop that its callers run on.
+
+    A runtime that hangs is left to itself: what it had is answered, `problem` says so, and another
+    takes its place.
+    """
 
     def __init__(
         self,
         runtime: Runtime,
         *,
         max_waiting: int,
+        name: str = "model",
+        places: EnginePlaces | None = None,
         latency: LatencyModel | None = None,
+        recovery: Recovery = Recovery(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`latency` is what is known of the runtime before it serves."""
-        self._runtime = runtime
+        """`places` is shared with other models; `latency` is known of the runtime beforehand."""
+        self._engine: _Engine | None = _engine(runtime)
+        self._num_loops = runtime.concurrency
+        self._max_batch_size = runtime.max_batch_size
+        self._name = name
         self._clock = clock
         self._queue: RequestQueue[_Waiting] = RequestQueue(max_waiting)
+        self._places = places or EnginePlaces(runtime.concurrency, clock=clock)
         self._latency = latency or LatencyModel()
-        #: When each of the engine's places is expected to be free.
-        self._free_at_s = [clock()] * runtime.concurrency
+        self._recovery = recovery
         self._wake = asyncio.Event()
-        self._engine = ThreadPoolExecutor(runtime.concurrency, thread_name_prefix="engine")
         self._loops: list[asyncio.Task[None]] = []
+        self._replacing: asyncio.Task[None] | None = None
         self._stopping = False
+        #: Why the model cannot be asked now; None while it can.
+        self.problem: str | None = None
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for the engine."""
+        return len(self._queue)
 
     def start(self) -> None:
         """Begin to serve: one loop for each call that the runtime takes at once."""
         self._loops = [
-            asyncio.create_task(self._serve(place), name=f"batcher-{place}")
-            for place in range(self._runtime.concurrency)
+            asyncio.create_task(self._serve(), name=f"batcher-{self._name}-{number}")
+            for number in range(self._num_loops)
         ]
 
     async def stop(self) -> None:
         """Finish what is queued, refuse what comes, release the runtime."""
         self._stopping = True
+        if self._replacing is not None:
+            self._replacing.cancel()
+            self._give_up(ShuttingDown("the server is shutting down; send the request to another"))
         self._wake.set()
         await asyncio.gather(*self._loops)
-        self._engine.shutdown()
-        self._runtime.close()
+        if self._engine is not None:
+            self._engine.threads.close()
+            self._engine.runtime.close()
 
     async def submit(
         self,
@@ -113,92 +166,163 @@ class Batcher:
         """Queue a request, or raise what tells its caller at once that this would be in vain."""
         if self._stopping:
             raise ShuttingDown("the server is shutting down; send the request to another")
-        now_s = request.queued_at_s
-        left_s = request.deadline_s - now_s
+        if self.problem is not None:
+            raise ModelNotReady(self.problem, retry_after_s=_REOPEN_AFTER_S)
+        left_s = request.deadline_s - request.queued_at_s
         if left_s <= 0:
             raise too_late()
-        if left_s < self._latency.mean_s(1):
-            raise DeadlineExceeded(
-                f"inference alone takes {round(self._latency.mean_s(1) * 1000)} ms, and "
-                f"{round(left_s * 1000)} ms were left; allow more with timeout_ms"
-            )
         if self._queue.is_full:
             raise Overloaded(
                 f"{len(self._queue)} requests are waiting for this model; try again later",
                 retry_after_s=max(self._latency.mean_s(1), 1.0),
             )
-        late_by_s = self._queue.late_by_s(request, now_s, self._engine_state())
+        engine = self._engine_state()
+        late_by_s = self._queue.late_by_s(request, request.queued_at_s, engine)
         if late_by_s > 0:
-            would_take_ms = round((left_s + late_by_s) * 1000)
-            raise Overloaded(
-                f"{len(self._queue)} requests are waiting for this model: inference would be done "
-                f"after {would_take_ms} ms, and {round(left_s * 1000)} ms were left; try again "
-                "later, or allow more with timeout_ms",
-                retry_after_s=late_by_s,
-            )
+            if not self._queue and engine.free_at_s[0] <= request.queued_at_s:
+                self._latency.doubt()
+            raise self._in_vain(left_s, late_by_s)
         self._queue.push(request)
 
+    def _in_vain(self, left_s: float, late_by_s: float) -> ServiceError:
+        """What tells a caller that the answer would come too late."""
+        left_ms = round(left_s * 1000)
+        alone_s = self._latency.high_s(1)
+        if alone_s > left_s:
+            return DeadlineExceeded(
+                f"inference alone takes {round(alone_s * 1000)} ms, and {left_ms} ms were left; "
+                "allow more with timeout_ms"
+            )
+        return Overloaded(
+            f"{len(self._queue)} requests are waiting for this model: inference would be done "
+            f"after {left_ms + round(late_by_s * 1000)} ms, and {left_ms} ms were left; try again "
+            "later, or allow more with timeout_ms",
+            retry_after_s=late_by_s,
+        )
+
     def _engine_state(self) -> Engine:
-        return Engine(self._runtime.max_batch_size, self._latency, self._free_at_s)
+        return Engine(
+            self._max_batch_size,
+            self._latency,
+            self._places.free_at_s()[: self._num_loops],
+            self._places.num_competing(self._name),
+        )
 
-    async def _serve(self, place: int) -> None:
-        while batch := await self._next_batch():
-            expected_s = self._latency.mean_s(len(batch))
-            self._free_at_s[place] = self._clock() + expected_s
-            await self._run(batch)
-            self._free_at_s[place] = self._clock()
+    async def _serve(self) -> None:
+        while await self._something_waits():
+            place = await self._places.take(self._name)
+            try:
+                # Formed only now: what came while the engine was busy may go along.
+                if (engine := self._engine) is not None and (batch := self._next_batch()):
+                    self._places.expect(place, self._latency.mean_s(len(batch)))
+                    await self._run(batch, engine)
+            finally:
+                self._places.give_back(place, self._name)
 
-    async def _next_batch(self) -> _Requests:
-        """Wait for requests; an empty batch means that all is done."""
-        while True:
-            while not self._queue:
-                if self._stopping:
-                    return []
-                self._wake.clear()
-                await self._wake.wait()
-            batch, hopeless = self._queue.next_batch(self._clock(), self._engine_state())
-            for request in hopeless:
-                _fail(request.payload.reply, too_late())
-            if batch:
-                return batch
+    async def _something_waits(self) -> bool:
+        """Return when there is something to run, and something to run it; False at the end."""
+        while not self._queue or self._engine is None:
+            if self._stopping:
+                return False
+            self._wake.clear()
+            await self._wake.wait()
+        return True
 
-    async def _run(self, batch: _Requests) -> None:
+    def _next_batch(self) -> _Requests:
+        batch, hopeless = self._queue.next_batch(self._clock(), self._engine_state())
+        for request in hopeless:
+            _fail(request.payload.reply, too_late())
+        return batch
+
+    async def _run(self, batch: _Requests, engine: _Engine) -> None:
         """Run a batch. Where it fails its halves are run, so that only what cannot be run fails."""
         started_s = self._clock()
         images = _stacked([request.payload.image for request in batch])
-        try:
-            outputs = await asyncio.get_running_loop().run_in_executor(
-                self._engine, self._runtime.infer, images
-            )
-        except Exception as error:
-            # Whatever an engine raises must not end the loop; the cause goes to the log.
-            await self._failed(batch, error)
-            return
-        infer_s = self._clock() - started_s
-        self._latency.observe(len(batch), infer_s)
-        for row, request in enumerate(batch):
-            if not request.payload.reply.done():
-                request.payload.reply.set_result(
-                    InferenceRow(
-                        outputs=_row_of(outputs, row),
-                        batch_size=len(batch),
-                        queue_s=started_s - request.queued_at_s,
-                        infer_s=infer_s,
-                    )
-                )
+        call = engine.threads.run(lambda: engine.runtime.infer(images))
+        await asyncio.wait((call,), timeout=self._recovery.hang_s)
+        if not call.done():
+            call.cancel()
+            self._hung(batch, engine)
+        elif (error := call.exception()) is not None:
+            await self._failed(batch, engine, error)
+        else:
+            infer_s = self._clock() - started_s
+            self._latency.observe(len(batch), infer_s)
+            _answer(batch, call.result(), started_s, infer_s)
 
-    async def _failed(self, batch: _Requests, error: Exception) -> None:
+    async def _failed(self, batch: _Requests, engine: _Engine, error: BaseException) -> None:
+        # Whatever a runtime raises must not end the loop; the cause goes to the log.
         if len(batch) > 1:
             logger.warning("inference of %d pictures failed (%s); halving", len(batch), error)
             middle = len(batch) // 2
             for half in (batch[:middle], batch[middle:]):
                 if wanted := [each for each in half if not each.payload.reply.done()]:
-                    await self._run(wanted)
+                    await self._run(wanted, engine)
             return
         logger.error("inference of a picture failed", exc_info=error)
         failure = InferenceFailed("the runtime failed on this picture; the server's log says why")
         failure.__cause__ = error
         _fail(batch[0].payload.reply, failure)
+
+    def _hung(self, batch: _Requests, engine: _Engine) -> None:
+        """Answer what the runtime had, and replace it, once for all calls that it has not ended."""
+        hang_s = self._recovery.hang_s
+        logger.error("model %s: no answer from the runtime for %g s", self._name, hang_s)
+        failure = InferenceFailed(
+            f"the runtime gave no answer within {hang_s:g} s and is replaced; try again"
+        )
+        for request in batch:
+            _fail(request.payload.reply, failure)
+        if engine is self._engine:
+            self._engine = None
+            self.problem = "the runtime of this model hung and is being replaced; try again"
+            engine.threads.close()
+            self._replacing = asyncio.create_task(self._replace(), name=f"reopen-{self._name}")
+
+    async def _replace(self) -> None:
+        """Open the runtime anew, as often as it takes. What waits goes on waiting meanwhile."""
+        if self._recovery.reopen is None:
+            self.problem = "the runtime of this model hung; restart the server"
+            self._give_up(InferenceFailed(self.problem))
+            return
+        after_s = _REOPEN_AFTER_S
+        while self._engine is None:
+            opening = EngineThreads(1)
+            try:
+                self._engine = _engine(await opening.run(self._recovery.reopen))
+            except Exception as error:
+                self.problem = f"the runtime of this model hung and cannot be replaced: {error}"
+                logger.exception("model %s: the runtime cannot be replaced", self._name)
+                await asyncio.sleep(after_s)
+                after_s = min(2 * after_s, _REOPEN_AFTER_AT_MOST_S)
+            finally:
+                opening.close()
+        self._replacing = self.problem = None
+        logger.warning("model %s: the runtime is replaced", self._name)
+        self._wake.set()
+
+    def _give_up(self, error: ServiceError) -> None:
+        """Answer everything that waits with an error."""
+        for request in self._queue.drain():
+            _fail(request.payload.reply, error)
+
+
+def _engine(runtime: Runtime) -> _Engine:
+    return _Engine(runtime, EngineThreads(runtime.concurrency))
+
+
+def _answer(batch: _Requests, outputs: Outputs, started_s: float, infer_s: float) -> None:
+    """Give each request of a batch its own row."""
+    for row, request in enumerate(batch):
+        if not request.payload.reply.done():
+            request.payload.reply.set_result(
+                InferenceRow(
+                    outputs=_row_of(outputs, row),
+                    batch_size=len(batch),
+                    queue_s=started_s - request.queued_at_s,
+                    infer_s=infer_s,
+                )
+            )
 
 
 def _stacked(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:

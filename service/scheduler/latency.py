@@ -9,6 +9,9 @@ _STEP = 0.2
 #: what the next batch will take. If it is, a few batches tell.
 _MOST = 4.0
 
+#: What is left of what is known where it is doubted.
+_DOUBT = 0.97
+
 #: Deviations above the mean within which a batch is expected to end.
 _MARGIN = 2.0
 
@@ -22,12 +25,14 @@ class LatencyModel:
 
     def __init__(self, warm: Mapping[int, float] | None = None) -> None:
         self._mean_s = dict(warm or {})
+        self._least_s = dict(self._mean_s)
         #: Mean absolute deviation from what was expected, as a share of it.
         self._deviation = 0.0
 
     def observe(self, size: int, seconds: float) -> None:
         """A batch of `size` took `seconds`."""
         expected_s = self.mean_s(size)
+        self._least_s[size] = min(self._least_s.get(size, seconds), seconds)
         if expected_s <= 0:
             self._mean_s[size] = seconds
             return
@@ -35,6 +40,17 @@ class LatencyModel:
         self._deviation += _STEP * (abs(seconds - expected_s) / expected_s - self._deviation)
         known_s = self._mean_s.get(size, expected_s)
         self._mean_s[size] = known_s + _STEP * (seconds - known_s)
+
+    def doubt(self) -> None:
+        """A request was refused although nothing ran: what is known may be too high.
+
+        Otherwise an engine that was slow once, and is asked for quick answers alone, would never
+        run again and never be known to be fast.
+        """
+        self._mean_s = {
+            size: max(_DOUBT * seconds, self._least_s[size])
+            for size, seconds in self._mean_s.items()
+        }
 
     def mean_s(self, size: int) -> float:
         """What a batch of `size` takes on average."""

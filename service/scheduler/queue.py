@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from service.detection import Priority
 from service.scheduler.latency import LatencyModel
+from service.scheduler.shares import Shares
 
 Payload = TypeVar("Payload")
 
@@ -41,12 +42,13 @@ class Engine:
     """What batches run on: when each of its places is expected to be free, and what it takes.
 
     `free_at_s` are readings of the clock, one for each batch that can run at once; a place that
-    is free now has any reading of the past.
+    is free now has any reading of the past. `num_competing` models take turns on these places.
     """
 
     max_batch_size: int
     latency: LatencyModel
     free_at_s: Sequence[float]
+    num_competing: int = 1
 
 
 class NextBatch(NamedTuple, Generic[Payload]):
@@ -63,7 +65,7 @@ class RequestQueue(Generic[Payload]):
         self._max_waiting = max_waiting
         self._ageing_s = ageing_s
         self._waiting: list[QueuedRequest[Payload]] = []
-        self._shares = _Shares()
+        self._shares = Shares()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -177,46 +179,6 @@ class RequestQueue(Generic[Payload]):
                 heapq.heappush(heads, (level, shares.of(client), line[0], client))
 
 
-class _Shares:
-    """How many pictures each client has been given, as fair queueing counts them.
-
-    A client that comes back gets no credit for the time in which it asked for nothing: it starts
-    at what the least served of those who wait has (start-time fair queueing, Goyal et al. 1996).
-    """
-
-    def __init__(self) -> None:
-        self._given: dict[str, float] = {}
-        self._level = 0.0
-
-    def of(self, client: str) -> float:
-        """Pictures given to the client."""
-        return self._given.get(client, self._level)
-
-    def arrived(self, client: str) -> None:
-        """The client asks for a picture."""
-        self._given[client] = max(self.of(client), self._level)
-
-    def served(self, client: str) -> None:
-        """The client gets a picture."""
-        self._level = max(self._level, self.of(client))
-        self._given[client] = self.of(client) + 1
-
-    def forget(self, waiting: Iterator[str]) -> None:
-        """Drop clients that do not wait and are owed nothing and owe nothing."""
-        kept = set(waiting)
-        self._given = {
-            client: given
-            for client, given in self._given.items()
-            if client in kept or given > self._level
-        }
-
-    def copy(self) -> "_Shares":
-        """The same, to look ahead with."""
-        other = _Shares()
-        other._given, other._level = dict(self._given), self._level
-        return other
-
-
 def _done_s(count: int, now_s: float, engine: Engine) -> float:
     """When the last of `count` pictures is done, which run in full batches, one after the other."""
     places = [max(free_s, now_s) for free_s in engine.free_at_s]
@@ -224,8 +186,10 @@ def _done_s(count: int, now_s: float, engine: Engine) -> float:
     done_s = now_s
     while count > 0:
         size = min(count, engine.max_batch_size)
-        done_s = places[0] + engine.latency.high_s(size)
-        heapq.heapreplace(places, done_s)
+        seconds = engine.latency.high_s(size)
+        done_s = places[0] + seconds
+        # Before the next of these batches each of the other models has a turn, as long as ours.
+        heapq.heapreplace(places, done_s + (engine.num_competing - 1) * seconds)
         count -= size
     return done_s
 
