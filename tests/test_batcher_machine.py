@@ -1,0 +1,186 @@
+"""The batcher under arrivals, cancellations, deadlines, failures and hangs in any order.
+
+Every picture carries a token, and the runtime answers with it: an answer given to another, twice or
+never shows.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from numpy.typing import NDArray
+
+from service.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    ModelNotReady,
+    Overloaded,
+    ServiceError,
+    ShuttingDown,
+)
+from service.runtime.base import Outputs
+from service.scheduler.batcher import Batcher, InferenceRow, Recovery
+from service.scheduler.latency import LatencyModel
+
+MAX_WAITING = 12
+POISONOUS = 250
+
+
+class Troubled:
+    """A runtime whose next call does what it is told; a picture from `POISONOUS` on never works."""
+
+    description = "troubled"
+    output_names = ("boxes",)
+    max_batch_size = 3
+    concurrency = 2
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.let_go = threading.Event()
+        self.inferred: Counter[int] = Counter()
+        self._lock = threading.Lock()
+
+    def infer(self, images: NDArray[np.uint8]) -> Outputs:
+        with self._lock:
+            told = self.told.pop() if self.told else "work"
+        if told == "hang":
+            self.let_go.wait(30)
+        tokens = images[:, 0, 0, 0].astype(int)
+        if told != "work" or (tokens >= POISONOUS).any():
+            raise RuntimeError(told)
+        with self._lock:
+            self.inferred.update(tokens.tolist())
+        return {"boxes": tokens[:, None]}
+
+    def close(self) -> None:
+        pass
+
+
+class Asked:
+    """A request and what became of it."""
+
+    def __init__(self, token: int, answer: "asyncio.Task[InferenceRow]") -> None:
+        self.token = token
+        self.answer = answer
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = asyncio.new_event_loop()
+        self.now_s = 0.0
+        self.runtime = Troubled()
+        self.asked: list[Asked] = []
+        self.trouble = False
+        self.loop.run_until_complete(self._start())
+
+    async def _start(self) -> None:
+        self.batcher = Batcher(
+            self.runtime,
+            max_waiting=MAX_WAITING,
+            latency=LatencyModel({1: 1.0, 3: 2.0}),
+            recovery=Recovery(60.0, lambda: self.runtime),
+            clock=lambda: self.now_s,
+        )
+        self.batcher.start()
+
+    def turn(self, times: int = 3) -> None:
+        """Let the loop go round."""
+        for _ in range(times):
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    @rule(
+        priority=st.sampled_from(["high", "normal", "low"]),
+        within_s=st.sampled_from([-1.0, 0.5, 2.0, 10.0, 1000.0]),
+        client=st.sampled_from(["", "a", "b"]),
+        is_poisonous=st.integers(0, 9).map(lambda drawn: drawn == 0),
+        turns=st.integers(0, 2),
+    )
+    def ask(
+        self, priority: Any, within_s: float, client: str, is_poisonous: bool, turns: int
+    ) -> None:
+        token = POISONOUS if is_poisonous else len(self.asked) % POISONOUS
+        image = np.full((2, 2, 3), token, np.uint8)
+        answer = self.loop.create_task(
+            self.batcher.submit(
+                image, priority=priority, deadline_s=self.now_s + within_s, client=client
+            )
+        )
+        self.asked.append(Asked(token, answer))
+        self.turn(turns)
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), turns=st.integers(0, 2))
+    def cancel(self, data: st.DataObject, turns: int) -> None:
+        data.draw(st.sampled_from(self.asked)).answer.cancel()
+        self.turn(turns)
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 5.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now_s += seconds
+        self.turn()
+
+    @rule()
+    def fail_once(self) -> None:
+        self.trouble = True
+        self.runtime.told.append("fail")
+
+    @precondition(lambda self: self.batcher._recovery.hang_s == 60.0)
+    @rule()
+    def hang_once(self) -> None:
+        self.trouble = True
+        self.runtime.told.append("hang")
+        self.batcher._recovery = Recovery(0.1, lambda: self.runtime)
+
+    @rule()
+    def work_goes_on(self) -> None:
+        self.loop.run_until_complete(asyncio.sleep(0.002))
+
+    @invariant()
+    def no_more_wait_than_may(self) -> None:
+        assert self.batcher.num_waiting <= MAX_WAITING
+
+    @invariant()
+    def nothing_runs_twice_for_one_request(self) -> None:
+        given = Counter(asked.token for asked in self.asked)
+        # A batch that failed is run again by halves, and nothing of it was counted before.
+        assert all(count <= given[token] for token, count in self.runtime.inferred.items())
+
+    def teardown(self) -> None:
+        self.loop.run_until_complete(asyncio.wait_for(self._end(), 20))
+        self.runtime.let_go.set()
+        self.loop.close()
+
+    async def _end(self) -> None:
+        while self.batcher.problem is not None:
+            await asyncio.sleep(0.001)
+        await self.batcher.stop()
+        answers = await asyncio.gather(
+            *(asked.answer for asked in self.asked), return_exceptions=True
+        )
+        assert self.batcher.num_waiting == 0
+        for asked, answer in zip(self.asked, answers, strict=True):
+            self.check(asked, answer)
+
+    def check(self, asked: Asked, answer: InferenceRow | BaseException) -> None:
+        """The answer is one that this request may get."""
+        if isinstance(answer, InferenceRow):
+            assert answer.outputs["boxes"].tolist() == [asked.token]
+            assert asked.token < POISONOUS
+            assert 1 <= answer.batch_size <= Troubled.max_batch_size
+        elif isinstance(answer, InferenceFailed):
+            assert self.trouble or asked.token >= POISONOUS
+        else:
+            allowed: tuple[type[ServiceError], ...] = (DeadlineExceeded, Overloaded, ShuttingDown)
+            if self.trouble:
+                allowed += (ModelNotReady,)
+            assert isinstance(answer, (asyncio.CancelledError, *allowed)), answer
+
+
+TestBatcherMachine = BatcherMachine.TestCase
+TestBatcherMachine.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
