@@ -128,7 +128,7 @@ class Batcher:
         self._stopping = True
         if self._replacing is not None:
             self._replacing.cancel()
-            self._give_up(ShuttingDown("the server is shutting down; send the request to another"))
+            self._give_up(_shutting_down())
         self._wake.set()
         await asyncio.gather(*self._loops)
         if self._engine is not None:
@@ -165,7 +165,7 @@ class Batcher:
     def _admit(self, request: QueuedRequest[_Waiting]) -> None:
         """Queue a request, or raise what tells its caller at once that this would be in vain."""
         if self._stopping:
-            raise ShuttingDown("the server is shutting down; send the request to another")
+            raise _shutting_down()
         if self.problem is not None:
             raise ModelNotReady(self.problem, retry_after_s=_REOPEN_AFTER_S)
         left_s = request.deadline_s - request.queued_at_s
@@ -277,6 +277,9 @@ class Batcher:
             self._engine = None
             self.problem = "the runtime of this model hung and is being replaced; try again"
             engine.threads.close()
+            if self._stopping:
+                self._give_up(_shutting_down())
+                return
             self._replacing = asyncio.create_task(self._replace(), name=f"reopen-{self._name}")
 
     async def _replace(self) -> None:
@@ -332,6 +335,10 @@ def _stacked(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
 
 def _row_of(outputs: Outputs, row: int) -> dict[str, NDArray[np.generic]]:
     return {name: values[row] for name, values in outputs.items()}
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("the server is shutting down; send the request to another")
 
 
 def too_late() -> DeadlineExceeded:
