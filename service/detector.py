@@ -60,6 +60,7 @@ class Detector:
         self, registry: ModelRegistry, workers: ThreadPoolExecutor, limits: DetectorLimits
     ) -> None:
         self.registry = registry
+        self.metrics = registry.metrics
         self.limits = limits
         self._workers = workers
         self._in_flight = 0
@@ -72,6 +73,11 @@ class Detector:
         """Finish what is under way and release everything."""
         await self.registry.stop()
         self._workers.shutdown()
+
+    def metrics_now(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        self.registry.measure()
+        return self.metrics.exposition()
 
     async def detect(self, data: bytes, options: DetectOptions, present: Present[Answer]) -> Answer:
         """Detect in one encoded picture and give what `present` makes of it.
@@ -135,6 +141,7 @@ class Detector:
                 ),
                 batch_size=row.batch_size,
             )
+            self.metrics.detected(result)
             return present(result, lambda: decode(data, self.limits.image))
 
         return await self._on_worker(finish)

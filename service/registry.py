@@ -13,6 +13,7 @@ from service.errors import ModelNotReady, UnknownModel
 from service.runtime.base import Runtime
 from service.scheduler.batcher import Batcher, Recovery
 from service.scheduler.engine_places import EnginePlaces
+from service.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class ModelRegistry:
         num_places: int = 1,
         hang_s: float = 60.0,
         default_model: str | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """`num_places` is how many calls of runtimes keep the machine busy, all models together;
         after `hang_s` a call counts as hung."""
@@ -68,6 +70,7 @@ class ModelRegistry:
         self._places = EnginePlaces(num_places)
         self._hang_s = hang_s
         self._default_model = default_model
+        self.metrics = metrics or Metrics()
         self._models: dict[str, ModelStatus] = {}
 
     @property
@@ -112,6 +115,11 @@ class ModelRegistry:
         if not self.is_ready:
             raise RepositoryError("none of the models could be loaded; the log says why")
 
+    def measure(self) -> None:
+        """Bring the metrics up to date that tell how things are, not what happened."""
+        for served in self._served():
+            served.batcher.measure()
+
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
         for served in self._served():
@@ -152,8 +160,16 @@ class ModelRegistry:
             runtime,
             max_waiting=self._max_waiting,
             name=name,
+            metrics=self.metrics,
             places=self._places,
             recovery=Recovery(self._hang_s, lambda: self._open_runtime(source)),
+        )
+        self.metrics.model_served(
+            name,
+            version=str(source.version),
+            task=source.manifest.task,
+            variant=source.manifest.variant,
+            runtime=runtime.description,
         )
         return ServedModel(source, runtime, batcher)
 

@@ -119,6 +119,7 @@ def test_settings__are_these() -> None:
         "precision",
         "inference_threads",
         "worker_threads",
+        "hang_timeout_ms",
         "max_queue",
         "request_timeout_ms",
         "max_image_bytes",

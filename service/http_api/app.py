@@ -15,6 +15,7 @@ from service.detector import Detector
 from service.errors import ServiceError
 from service.http_api.problems import MEDIA_TYPE, plain_problem, problem_response
 from service.http_api.request_ids import RequestIds, request_id
+from service.http_api.request_metrics import RequestMetrics
 from service.http_api.routes import router
 from service.http_api.uploads import UploadBudget
 from service.version import VERSION
@@ -49,6 +50,7 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
     app.include_router(router, prefix="/v1", include_in_schema=False)
     # The last one added is the outermost.
     app.add_middleware(LastResort)
+    app.add_middleware(RequestMetrics, metrics=detector.metrics)
     app.add_middleware(RequestIds)
     app.add_exception_handler(ServiceError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_plainly)
@@ -73,7 +75,8 @@ async def _refuse_plainly(request: Request, error: Exception) -> Response:
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:
-    """The client went away while it sent: an everyday thing that needs no answer and no log."""
+    """The client went away: an everyday thing that needs no answer and no log."""
+    request.state.client_gone = True
     return Response(status_code=400)
 
 

@@ -75,6 +75,10 @@ DETECT: dict[str, Any] = {
 
 MODELS: dict[str, Any] = {"tags": ["models"]}
 LIVEZ: dict[str, Any] = {"tags": ["operation"]}
+METRICS: dict[str, Any] = {
+    "tags": ["operation"],
+    "responses": {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},
+}
 READYZ: dict[str, Any] = {"tags": ["operation"], "responses": {503: {"description": "Not ready."}}}
 PROBLEM: dict[str, Any] = {
     "tags": ["operation"],

@@ -22,6 +22,7 @@ from service.http_api.request_ids import request_id
 from service.http_api.schemas import detection_json
 from service.http_api.uploads import UploadBudget, parse_upload, read_body
 from service.registry import ModelStatus
+from service.telemetry import CONTENT_TYPE
 
 router = APIRouter()
 
@@ -48,6 +49,7 @@ async def detect(request: Request) -> Response:
         upload = await asyncio.to_thread(parse_upload, content_type, body)
         options = parse_options([*request.query_params.multi_items(), *upload.options])
         answer = _Answer(media_type, options, request_id.get())
+        request.state.model = detector.registry.resolve(options.model).source.name
         # The encoded picture is all that is needed from here on.
         del body
         content = await _unless_gone(request, detector.detect(upload.image, options, answer))
@@ -128,6 +130,12 @@ async def readyz(request: Request) -> Response:
     ready = registry.is_ready
     body = {"status": "ready" if ready else "not ready", "models": states}
     return Response(to_json(body), 200 if ready else 503, media_type=JSON)
+
+
+@router.get("/metrics", **openapi.METRICS)
+async def metrics(request: Request) -> Response:
+    """What is counted and measured, for Prometheus."""
+    return Response(_detector(request).metrics_now(), media_type=CONTENT_TYPE)
 
 
 @router.get("/docs", include_in_schema=False)

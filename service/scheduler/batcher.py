@@ -27,6 +27,7 @@ from service.scheduler.engine_places import EnginePlaces
 from service.scheduler.engine_threads import EngineThreads
 from service.scheduler.latency import LatencyModel
 from service.scheduler.queue import Engine, QueuedRequest, RequestQueue
+from service.telemetry import DispatchReason, Metrics
 
 logger = logging.getLogger(__name__)
 
@@ -83,12 +84,13 @@ class Batcher:
     takes its place.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is put together of
         self,
         runtime: Runtime,
         *,
         max_waiting: int,
         name: str = "model",
+        metrics: Metrics | None = None,
         places: EnginePlaces | None = None,
         latency: LatencyModel | None = None,
         recovery: Recovery = Recovery(),
@@ -99,6 +101,7 @@ class Batcher:
         self._num_loops = runtime.concurrency
         self._max_batch_size = runtime.max_batch_size
         self._name = name
+        self._metrics = metrics or Metrics()
         self._clock = clock
         self._queue: RequestQueue[_Waiting] = RequestQueue(max_waiting)
         self._places = places or EnginePlaces(runtime.concurrency, clock=clock)
@@ -115,6 +118,13 @@ class Batcher:
     def num_waiting(self) -> int:
         """Requests that wait for the engine."""
         return len(self._queue)
+
+    def measure(self) -> None:
+        """Report how much waits, and whether the runtime answers."""
+        oldest_s = self._queue.oldest_queued_at_s
+        wait_s = 0.0 if oldest_s is None else self._clock() - oldest_s
+        self._metrics.queue_is(self._name, len(self._queue), wait_s)
+        self._metrics.backend_is(self._name, up=self.problem is None)
 
     def start(self) -> None:
         """Begin to serve: one loop for each call that the runtime takes at once."""
@@ -158,6 +168,7 @@ class Batcher:
             async with asyncio.timeout(deadline_s - self._clock()):
                 return await reply
         except TimeoutError as error:
+            self._metrics.shed(self._name, "expired")
             raise too_late() from error
         finally:
             self._queue.discard(request)
@@ -172,6 +183,7 @@ class Batcher:
         if left_s <= 0:
             raise too_late()
         if self._queue.is_full:
+            self._metrics.shed(self._name, "queue-full")
             raise Overloaded(
                 f"{len(self._queue)} requests are waiting for this model; try again later",
                 retry_after_s=max(self._latency.mean_s(1), 1.0),
@@ -181,6 +193,7 @@ class Batcher:
         if late_by_s > 0:
             if not self._queue and engine.free_at_s[0] <= request.queued_at_s:
                 self._latency.doubt()
+            self._metrics.shed(self._name, "late-on-arrival")
             raise self._in_vain(left_s, late_by_s)
         self._queue.push(request)
 
@@ -229,10 +242,28 @@ class Batcher:
         return True
 
     def _next_batch(self) -> _Requests:
-        batch, hopeless = self._queue.next_batch(self._clock(), self._engine_state())
+        now_s = self._clock()
+        batch, hopeless = self._queue.next_batch(now_s, self._engine_state())
         for request in hopeless:
+            self._metrics.shed(self._name, "hopeless")
             _fail(request.payload.reply, too_late())
+        if batch:
+            self._metrics.batch_ran(
+                self._name,
+                [now_s - request.queued_at_s for request in batch],
+                most=self._max_batch_size,
+                left_waiting=len(self._queue),
+                reason=self._reason(len(batch)),
+            )
         return batch
+
+    def _reason(self, size: int) -> DispatchReason:
+        """Why the batch that was just taken has that size."""
+        if size == self._max_batch_size:
+            return "full"
+        if self._queue:
+            return "deadline"
+        return "drain" if self._stopping else "idle"
 
     async def _run(self, batch: _Requests, engine: _Engine) -> None:
         """Run a batch. Where it fails its halves are run, so that only what cannot be run fails."""
@@ -248,6 +279,7 @@ class Batcher:
         else:
             infer_s = self._clock() - started_s
             self._latency.observe(len(batch), infer_s)
+            self._metrics.batch_ended(self._name, infer_s)
             _answer(batch, call.result(), started_s, infer_s)
 
     async def _failed(self, batch: _Requests, engine: _Engine, error: BaseException) -> None:
@@ -262,6 +294,7 @@ class Batcher:
         logger.error("inference of a picture failed", exc_info=error)
         failure = InferenceFailed("the runtime failed on this picture; the server's log says why")
         failure.__cause__ = error
+        self._metrics.inference_failed(self._name)
         _fail(batch[0].payload.reply, failure)
 
     def _hung(self, batch: _Requests, engine: _Engine) -> None:

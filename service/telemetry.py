@@ -1,0 +1,232 @@
+"""What is counted and measured, in one registry that `GET /metrics` gives out.
+
+Names and labels are frozen by a test: dashboards and alarms hang on them. Values are in seconds,
+bytes and pixels. A label has few values: routes are templates, models are those that are served.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from service.detection import DetectionResult, Timings
+
+#: Why a request was turned away, or given up later.
+ShedReason = Literal["queue-full", "late-on-arrival", "hopeless", "expired"]
+
+#: Why a batch has so many pictures and no more: as many as one call takes; all that waited for an
+#: engine that was free; more would have made a member late; the server ends.
+DispatchReason = Literal["full", "idle", "deadline", "drain"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+#: Stands for the model where a request did not get as far as to have one.
+NO_MODEL = ""
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+_PIXELS = (1e4, 1e5, 3e5, 1e6, 2e6, 4e6, 8e6, 16e6, 32e6, 64e6)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+_SHARES = tuple(tenth / 10 for tenth in range(1, 11))
+
+
+class Metrics:
+    """The instruments of one server. Safe to be used from any thread."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._requests = self._counter(
+            "rtmdet_requests",
+            "Requests that were answered.",
+            ("protocol", "route", "model", "code"),
+        )
+        self._request_seconds = self._histogram(
+            "rtmdet_request_duration_seconds",
+            "From the head of a request to the end of its answer.",
+            ("protocol", "route", "model"),
+            _SECONDS,
+        )
+        self._inflight = Gauge(
+            "rtmdet_inflight", "Requests under way.", ("protocol",), registry=self.registry
+        )
+        self._stage_seconds = self._histogram(
+            "rtmdet_stage_duration_seconds",
+            "Parts of a detection: decode, queue, infer, postprocess.",
+            ("model", "stage"),
+            _SECONDS,
+        )
+        self._image_pixels = self._histogram(
+            "rtmdet_image_pixels", "Pixels of a picture.", ("model",), _PIXELS
+        )
+        self._detections = self._counter(
+            "rtmdet_detections", "Objects that were found.", ("model", "class")
+        )
+        self._score = self._histogram(
+            "rtmdet_score", "Scores of what was found.", ("model",), _SHARES
+        )
+        self._queue_depth = Gauge(
+            "rtmdet_queue_depth",
+            "Pictures that wait for the engine.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._oldest_wait = Gauge(
+            "rtmdet_queue_oldest_wait_seconds",
+            "How long the picture has waited that waits longest.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._queue_wait = self._histogram(
+            "rtmdet_queue_wait_seconds",
+            "How long pictures waited for the engine.",
+            ("model",),
+            _SECONDS,
+        )
+        self._batch_size = self._histogram(
+            "rtmdet_batch_size", "Pictures in a batch.", ("model",), _SIZES
+        )
+        self._batch_fill = self._histogram(
+            "rtmdet_batch_fill_ratio", "Pictures in a batch, of the most.", ("model",), _SHARES
+        )
+        self._batch_seconds = self._histogram(
+            "rtmdet_batch_duration_seconds", "What a batch took.", ("model",), _SECONDS
+        )
+        self._left_waiting = self._histogram(
+            "rtmdet_batch_queued_at_release",
+            "Pictures that were left waiting when a batch ran.",
+            ("model",),
+            (0, *_SIZES, 128, 256),
+        )
+        self._dispatches = self._counter(
+            "rtmdet_batch_dispatch", "Batches, by why they ran as they were.", ("model", "reason")
+        )
+        self._shed = self._counter(
+            "rtmdet_requests_shed",
+            "Requests that were refused or given up for lack of time or room.",
+            ("model", "reason"),
+        )
+        self._cancelled = self._counter(
+            "rtmdet_requests_cancelled", "Requests whose client went away.", ("protocol",)
+        )
+        self._failures = self._counter(
+            "rtmdet_inference_failures", "Pictures on which the runtime failed.", ("model",)
+        )
+        self._backend_up = Gauge(
+            "rtmdet_backend_up",
+            "1 while the model's runtime answers, 0 while it is replaced.",
+            ("model",),
+            registry=self.registry,
+        )
+        self._model_info = Gauge(
+            "rtmdet_model_info",
+            "1 for each model that is served.",
+            ("model", "version", "task", "variant", "runtime"),
+            registry=self.registry,
+        )
+
+    def exposition(self) -> bytes:
+        """All values, in Prometheus' text format."""
+        return generate_latest(self.registry)
+
+    # -- requests
+
+    def request_began(self, protocol: str) -> None:
+        """A request came."""
+        self._inflight.labels(protocol).inc()
+
+    def request_ended(
+        self, protocol: str, route: str, model: str, code: str, seconds: float
+    ) -> None:
+        """A request was answered."""
+        self._inflight.labels(protocol).dec()
+        self._requests.labels(protocol, route, model, code).inc()
+        self._request_seconds.labels(protocol, route, model).observe(seconds)
+
+    def request_cancelled(self, protocol: str) -> None:
+        """A client went away before its answer; `request_ended` follows."""
+        self._cancelled.labels(protocol).inc()
+
+    def detected(self, result: DetectionResult) -> None:
+        """A picture went through all stages."""
+        model, timings = result.model.name, result.timings
+        for stage, seconds in _stages(timings):
+            self._stage_seconds.labels(model, stage).observe(seconds)
+        self._image_pixels.labels(model).observe(result.width * result.height)
+        for found in result.detections:
+            self._detections.labels(model, found.label).inc()
+            self._score.labels(model).observe(found.score)
+
+    # -- batches
+
+    def queue_is(self, model: str, depth: int, oldest_wait_s: float) -> None:
+        """How much waits for a model now."""
+        self._queue_depth.labels(model).set(depth)
+        self._oldest_wait.labels(model).set(oldest_wait_s)
+
+    def batch_ran(
+        self,
+        model: str,
+        waits_s: Sequence[float],
+        *,
+        most: int,
+        left_waiting: int,
+        reason: DispatchReason,
+    ) -> None:
+        """A batch began, whose pictures had waited so long; a batch has at most `most`."""
+        self._dispatches.labels(model, reason).inc()
+        self._batch_size.labels(model).observe(len(waits_s))
+        self._batch_fill.labels(model).observe(len(waits_s) / most)
+        self._left_waiting.labels(model).observe(left_waiting)
+        for seconds in waits_s:
+            self._queue_wait.labels(model).observe(seconds)
+
+    def batch_ended(self, model: str, seconds: float) -> None:
+        """A batch was answered by the runtime."""
+        self._batch_seconds.labels(model).observe(seconds)
+
+    def shed(self, model: str, reason: ShedReason) -> None:
+        """A request was refused or given up."""
+        self._shed.labels(model, reason).inc()
+
+    def inference_failed(self, model: str) -> None:
+        """The runtime failed on a picture."""
+        self._failures.labels(model).inc()
+
+    # -- models
+
+    def model_served(
+        self, model: str, *, version: str, task: str, variant: str, runtime: str
+    ) -> None:
+        """A model was loaded."""
+        self._model_info.labels(model, version, task, variant, runtime).set(1)
+        self.backend_is(model, up=True)
+
+    def backend_is(self, model: str, *, up: bool) -> None:
+        """Whether a model's runtime answers."""
+        self._backend_up.labels(model).set(up)
+
+    def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(
+        self, name: str, text: str, labels: tuple[str, ...], buckets: Sequence[float]
+    ) -> Histogram:
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+def _stages(timings: Timings) -> Sequence[tuple[str, float]]:
+    return (
+        ("decode", timings.decode_s),
+        ("queue", timings.queue_s),
+        ("infer", timings.infer_s),
+        ("postprocess", timings.postprocess_s),
+    )
