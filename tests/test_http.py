@@ -298,6 +298,30 @@ def test_problem_codes__are_these() -> None:
     assert issubclass(errors.Overloaded, errors.ServiceUnavailable)
 
 
+def test_limits__are_those_that_refuse(client: httpx.Client) -> None:
+    limits = client.get("/limits").json()
+    assert limits == {
+        "max_image_bytes": MAX_BYTES,
+        "max_image_pixels": 1_000_000,
+        "max_image_side": 65_535,
+        "max_requests_under_way": 64,
+        "max_timeout_ms": 30_000,
+        "image_formats": ["jpeg", "png", "webp", "gif", "tiff", "bmp"],
+    }
+    refused = post(client, bytes(MAX_BYTES + 1))
+    assert_problem(refused, 413, "image-too-large")
+    assert limits["max_image_bytes"] in refused.json()["limits"].values()
+
+
+def test_detect__says_where_the_time_went_in_a_header_too(client: httpx.Client) -> None:
+    response = post(client)
+    timings = response.json()["timings_ms"]
+    parts = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+    assert list(parts) == list(timings)
+    for name, value in timings.items():
+        assert float(parts[name]) == pytest.approx(value, abs=0.01)
+
+
 def test_openapi__names_every_option_and_body(client: httpx.Client) -> None:
     document = client.get("/openapi.json").json()
     operation = document["paths"]["/detect"]["post"]

@@ -22,9 +22,12 @@ from service.codecs.image_formats.base import (
 from service.codecs.image_formats.pixels import upright
 from service.errors import ImageTooLarge, UndecodableImage
 
-__all__ = ["DecodedImage", "ImageHeader", "ImageLimits", "decode", "probe"]
+__all__ = ["FORMAT_NAMES", "DecodedImage", "ImageHeader", "ImageLimits", "decode", "probe"]
 
 _FORMATS = (jpeg.FORMAT, png.FORMAT, webp.FORMAT, gif.FORMAT, tiff.FORMAT, bmp.FORMAT)
+
+#: What is read, by name.
+FORMAT_NAMES = tuple(image_format.name for image_format in _FORMATS)
 
 # Kinds that people do send, so that they learn what to do instead of "no image".
 _NOT_SERVED = {

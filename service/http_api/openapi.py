@@ -75,6 +75,7 @@ DETECT: dict[str, Any] = {
 
 MODELS: dict[str, Any] = {"tags": ["models"]}
 LIVEZ: dict[str, Any] = {"tags": ["operation"]}
+LIMITS: dict[str, Any] = {"tags": ["operation"]}
 METRICS: dict[str, Any] = {
     "tags": ["operation"],
     "responses": {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},

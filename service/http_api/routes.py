@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import asdict
 from importlib.resources import files
 from typing import Literal
 
@@ -11,7 +12,8 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import RedirectResponse, Response
 
 from service.codecs.drawing import draw_detections, encode_picture
-from service.detection import DetectionResult, DetectOptions
+from service.codecs.images import FORMAT_NAMES, MAX_SIDE
+from service.detection import DetectionResult, DetectOptions, Timings
 from service.detector import Detector, Picture
 from service.errors import ServiceError
 from service.http_api import openapi
@@ -53,7 +55,7 @@ async def detect(request: Request) -> Response:
         # The encoded picture is all that is needed from here on.
         del body
         content = await _unless_gone(request, detector.detect(upload.image, options, answer))
-    return Response(content, media_type=media_type)
+    return Response(content, media_type=media_type, headers={"Server-Timing": answer.server_timing})
 
 
 async def _unless_gone(request: Request, work: Coroutine[None, None, bytes]) -> bytes:
@@ -77,13 +79,36 @@ class _Answer:
         self._media_type = media_type
         self._options = options
         self._identity = identity
+        #: Where the time went, once there is an answer (W3C Server Timing; in milliseconds).
+        self.server_timing = ""
 
     def __call__(self, result: DetectionResult, picture: Picture) -> bytes:
+        self.server_timing = _server_timing(result.timings)
         if self._media_type == JSON:
             return detection_json(result, self._identity, self._options.mask_format)
         drawn = draw_detections(picture().pixels_bgr, result.detections)
         picture_format: Literal["jpeg", "png"] = "jpeg" if self._media_type == JPEG else "png"
         return encode_picture(drawn, picture_format)
+
+
+def _server_timing(timings: Timings) -> str:
+    parts = asdict(timings).items()
+    return ", ".join(f"{name.removesuffix('_s')};dur={1000 * s:.3f}" for name, s in parts)
+
+
+@router.get("/limits", **openapi.LIMITS)
+async def limits(request: Request) -> Response:
+    """What a request may be, so that a client need not find out by being refused."""
+    allowed = _detector(request).limits
+    body = {
+        "max_image_bytes": allowed.image.max_bytes,
+        "max_image_pixels": allowed.image.max_pixels,
+        "max_image_side": MAX_SIDE,
+        "max_requests_under_way": allowed.max_in_flight,
+        "max_timeout_ms": round(allowed.default_timeout_s * 1000),
+        "image_formats": FORMAT_NAMES,
+    }
+    return Response(to_json(body), media_type=JSON)
 
 
 @router.get("/models", **openapi.MODELS)
