@@ -25,32 +25,24 @@ test -d "$data" || "$rtmdet" data shapes "$data" --train 10000 --val 500 --size 
 # Of another seed: neither trained on nor used to choose the best weights.
 test -d "$unseen" || "$rtmdet" data shapes "$unseen" --train 1 --val 500 --size 320 --seed 1
 
-# train RUN SETTING...: begin a run of the model's recipe, or go on with it.
-train() {
-	local run=$1 settings=()
-	shift
-	# A run has begun once its folder holds what it is told.
-	if test -f "$run/config.json"; then
-		"$rtmdet" train --out "$run" --resume
-		return
-	fi
-	for setting in "$@"; do settings+=(--set "$setting"); done
-	"$rtmdet" train --out "$run" --recipe "$model" --data "$data" "${settings[@]}"
-}
-
 # The number of threads is fixed, for sums of more come out differently.
+order=(--recipe "$model" --data "$data")
 if test "$model" = rtmdet-nano-shapes; then
-	train "out/shapes/$model-first" runtime.num_threads=2
-	run=out/shapes/$model
-	train "$run" runtime.num_threads=1 "model.init=out/shapes/$model-first/best.safetensors" \
-		optimizer.lr=0.001 schedule.epochs=2 schedule.last_stage_epochs=2
+	order+=(--set runtime.num_threads=2)
 else
 	# Masks and rotated boxes begin with what the shipped box model has learned to see.
-	boxes=$(ls -d triton_repo/rtmdet-nano-shapes/[0-9]* | sort -V | tail -n 1)
-	run=out/shapes/$model
-	train "$run" runtime.num_threads=1 "model.init=$boxes/model.onnx"
+	boxes=$(printf '%s\n' triton_repo/rtmdet-nano-shapes/*/model.onnx | sort -V | tail -n 1)
+	order+=(--set "model.init=$boxes" --set runtime.num_threads=1)
 fi
-"$rtmdet" export "$run/best.safetensors" --name "$model"
+
+# A run has begun once its folder holds what it is told.
+run=out/shapes/$model
+if test -f "$run/config.json"; then
+	order=(--resume)
+fi
+"$rtmdet" train --out "$run" "${order[@]}"
+# Larger than in training: the many shapes of a few pixels gain more than the few large ones lose.
+"$rtmdet" export "$run/best.safetensors" --name "$model" --input-size 448
 for settings in published serving; do
 	"$rtmdet" eval "$model" --data "$unseen" --settings "$settings" --record
 done

@@ -101,7 +101,7 @@ _PUBLISHED_TASKS: dict[Task, str] = {
 }
 
 #: Published parts that all detectors have, those that boxes and rotated boxes share, and the layer
-#: that fits where the numbers of classes are equal.
+#: that means the same where the classes are the same.
 _COMMON = ("backbone.", "neck.", "bbox_head.cls_convs.")
 _BOX_DISTANCES = ("bbox_head.reg_convs.", "bbox_head.rtm_reg.")
 _CLASS_SCORES = ("bbox_head.rtm_cls.",)
@@ -197,11 +197,13 @@ def published_task(state: Mapping[str, Tensor]) -> Task | None:
     return None
 
 
-def load_common(network: RTMDet, state: Mapping[str, Tensor]) -> list[str]:
+def load_common(
+    network: RTMDet, state: Mapping[str, Tensor], *, same_classes: bool = False
+) -> list[str]:
     """Load what a detector of another task has in common with `network`.
 
-    That is backbone, neck and the towers that scores come from; the scores themselves where the
-    numbers of classes are equal; and between boxes and rotated boxes also towers and layer of the
+    That is backbone, neck and the towers that scores come from; with `same_classes`, in the same
+    order, the scores themselves; and between boxes and rotated boxes also towers and layer of the
     distances, which mean the same (the instance head has them from the other towers). Returns our
     names of what kept its own values. Raises ForeignCheckpoint for another size; then the network
     is unchanged.
@@ -209,7 +211,7 @@ def load_common(network: RTMDet, state: Mapping[str, Tensor]) -> list[str]:
     parts = _COMMON
     if "instance" not in {network.config.task, published_task(state)}:
         parts += _BOX_DISTANCES
-    if num_published_classes(state) == network.config.num_classes:
+    if same_classes:
         parts += _CLASS_SCORES
     return _load_parts(network, state, parts)
 

@@ -136,19 +136,20 @@ def test_initialise__from_a_detector_of_another_task_takes_what_both_have(
 ) -> None:
     donor, network = detector(seed=1), detector(name)
     before = state_of(network)
-    (line,) = initialise(network, published_file(donor, tmp_path))
+    (line,) = initialise(network, published_file(donor, tmp_path), classes=CLASSES)
     assert line.startswith("theirs.pth is of another task ('detect', and the run is '")
     assert said in line
     assert taken(network, donor, before) == TRUNK | head
 
 
 @pytest.mark.parametrize("name", ["rtmdet-ins-nano", "rtmdet-r-nano"])
-def test_initialise__another_task_and_number_of_classes_leaves_the_scores_fresh(
-    tmp_path: Path, name: str
+@pytest.mark.parametrize("classes", [("dog", "cat", "cow"), ("cat", "dog", "cow", "hen"), ()])
+def test_initialise__another_task_and_other_classes_leave_the_scores_fresh(
+    tmp_path: Path, name: str, classes: tuple[str, ...]
 ) -> None:
-    donor, network = detector(seed=1), detector(name, classes=5)
+    donor, network = detector(seed=1), detector(name, classes=len(classes) or 3)
     before = state_of(network)
-    (line,) = initialise(network, published_file(donor, tmp_path))
+    (line,) = initialise(network, published_file(donor, tmp_path), classes=classes)
     assert "class scores" not in line
     parts = taken(network, donor, before)
     assert "head.cls_towers" in parts
@@ -158,7 +159,7 @@ def test_initialise__another_task_and_number_of_classes_leaves_the_scores_fresh(
 def test_initialise__from_an_instance_model_takes_no_distances(tmp_path: Path) -> None:
     donor, network = detector("rtmdet-ins-nano", seed=1), detector()
     before = state_of(network)
-    (line,) = initialise(network, published_file(donor, tmp_path))
+    (line,) = initialise(network, published_file(donor, tmp_path), classes=CLASSES)
     assert line.endswith("class scores are taken, and the rest starts at random")
     assert taken(network, donor, before) == TRUNK | CLS_HEAD
 

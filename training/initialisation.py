@@ -91,11 +91,13 @@ def _take(
     if task is None or not isinstance(network, RTMDet):
         load_backbone(network, weights)
         return [f"the backbone is from {name}; all else starts at random"]
-    fresh = load_common(network, weights)
+    # By name: the readers of formats do not put classes in the same order.
+    same_classes = checkpoint.classes is not None and checkpoint.classes == tuple(classes)
+    load_common(network, weights, same_classes=same_classes)
     parts = ["backbone", "neck", "classification towers"]
     if "instance" not in (task, own_task):
         parts.append("box distances")
-    if not any(layer.startswith("head.cls_predictors.") for layer in fresh):
+    if same_classes:
         parts.append("class scores")
     taken = f"{', '.join(parts[:-1])} and {parts[-1]} are taken, and the rest starts at random"
     return [f"{name} is of another task ('{task}', and the run is '{own_task}'): {taken}"]
