@@ -46,7 +46,7 @@ def main() -> int:
     pictures, models = options.picture, options.model
     OUT.mkdir(parents=True, exist_ok=True)
     say(f"Starting the server with {', '.join(models)}")
-    with server(models) as url:
+    with server(models, options.repository) as url:
         for model in models:
             for picture in pictures:
                 demonstrate(url, model, picture)
@@ -78,6 +78,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--model", action="append", help="a model of the repository; repeatedly")
     options = parser.parse_args()
     options.picture = options.picture or PICTURES
+    options.repository = None if options.model else PROJECT / "triton_repo"
     options.model = options.model or MODELS
     if not RTMDET.is_file():
         parser.error(f"there is no {RTMDET}; run `make demo`, which installs it")
@@ -90,11 +91,16 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def server(models: Sequence[str]) -> Iterator[str]:
-    """The address of a running `rtmdet serve`, ready, for as long as the block lasts."""
+def server(models: Sequence[str], repository: Path | None) -> Iterator[str]:
+    """The address of a running `rtmdet serve`, ready, for as long as the block lasts.
+
+    Without a repository the models are those of the environment's, or else of the project's.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {"RTMDET_MODELS": ",".join(models), "RTMDET_LOG_LEVEL": "warning"}
+    if repository is not None:
+        settings["RTMDET_MODEL_REPOSITORY"] = str(repository)
     settings = {"RTMDET_MODEL_REPOSITORY": str(PROJECT / "triton_repo")} | os.environ | settings
     command = [RTMDET, "serve", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen([*command, "--default-model", models[0]], env=settings)

@@ -383,6 +383,7 @@ def test_command__tells_names_that_are_no_text(clean_sets: Path, tmp_path: Path)
         (("coco", "--input-size", "100"), "multiples of 32"),
         (("dota", "--task", "instance"), "has no outlines"),
         (("coco", "--html", "."), "is a folder"),
+        (("coco", "--html", "coco/shapes.json/page.html"), "shapes.json cannot be written to"),
     ],
 )
 def test_command__refuses_mistakes(
@@ -398,6 +399,29 @@ def test_command__refuses_mistakes(
 
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+@pytest.mark.parametrize(("fault", "exit_code"), [(None, 2), ("unknown-category", 1)])
+def test_command__a_page_that_cannot_be_written_changes_no_verdict(
+    clean_sets: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str | None,
+    exit_code: int,
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("training.data.checking.page.write_page", full)
+    shutil.copytree(clean_sets / "coco", tmp_path / "set")
+    if fault is not None:
+        next(each for each in FAULTS.values() if each.kind == fault).plant(tmp_path / "set")
+
+    result = run(tmp_path / "set", "--html", tmp_path / "page.html")
+
+    assert result.exit_code == exit_code
+    assert "the page cannot be written: No space left on device" in result.stderr
+    assert "training would" in result.stdout
 
 
 def test_command__help_shows_an_example() -> None:

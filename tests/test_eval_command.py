@@ -135,6 +135,25 @@ def test_settings__of_serving_are_what_a_request_gets_that_asks_for_nothing(rota
     assert ours.postprocess_settings == served
 
 
+def test_eval__weights_may_have_any_file_name(run: Run, rotated: Known, tmp_path: Path):
+    odd = tmp_path / "epoch 12 (copy).safetensors"
+    odd.write_bytes(rotated.checkpoint.read_bytes())
+    odd.with_suffix(".json").write_bytes(rotated.checkpoint.with_suffix(".json").read_bytes())
+
+    assert run(odd, "--data", rotated.data, "--json").exit_code == 0
+
+
+def test_eval__names_every_problem_of_the_data(run: Run, rotated: Known, tmp_path: Path):
+    data = rotated.copy_data(tmp_path / "broken")
+    for stem in ("0", "1"):
+        (data / "val" / "labelTxt" / f"{stem}.txt").write_text("1 2 3 cat 0\n")
+
+    result = run("rotated", "--data", data, "--repository", rotated.repository)
+
+    assert result.exit_code == 2
+    assert all(f"{stem}.txt" in result.stderr for stem in ("0", "1"))
+
+
 def test_eval__records_in_the_manifest_and_replaces_what_was_measured_alike(
     run: Run, rotated: Known
 ):

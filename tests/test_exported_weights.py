@@ -104,3 +104,25 @@ def test_load_exported__weights_of_something_else(graph: Path, tmp_path: Path, c
     onnx.save(content, path)
     with pytest.raises(UnreadableCheckpoint, match=r"model\.onnx: it has no 'backbone\.stem\.0"):
         load_exported(described_anew(path))
+
+
+def test_load_exported__levels_that_do_not_share_are_refused(tmp_path: Path) -> None:
+    path = exported(network_with_statistics("rtmdet-tiny"), tmp_path) / "model.onnx"
+    content = onnx.load(path)
+    weights = {tensor.name: tensor for tensor in content.graph.initializer}
+    changed = weights["network.head.cls_towers.levels.1.0.conv.weight"]
+    values = onnx.numpy_helper.to_array(changed).copy()
+    values[3] = values[3, ::-1]
+    changed.CopyFrom(onnx.numpy_helper.from_array(values, changed.name))
+    onnx.save(content, path)
+    with pytest.raises(UnreadableCheckpoint, match="do not share their convolutions"):
+        load_exported(described_anew(path))
+
+
+def test_load_exported__a_channel_that_is_zero_on_one_level(tmp_path: Path) -> None:
+    network = network_with_statistics("rtmdet-tiny")
+    with torch.no_grad():
+        network.head.cls_towers.norms[0][0].weight[3] = 0
+    loaded, _ = load_exported(exported(network, tmp_path) / "model.onnx")
+    for ours, theirs in zip(outputs(loaded), outputs(network), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))

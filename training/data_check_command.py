@@ -68,17 +68,27 @@ def check(  # noqa: PLR0913 - one parameter for each option of the command
     from training.data.checking.check import Request
     from training.data.checking.images import Reading
 
-    if html is not None and html.is_dir():
-        raise ValueError(f"{html}: is a folder; --html names the file of the page")
+    if html is not None:
+        _require_writable(html)
     request = Request(path, task, recipe, parse_input_size(input_size))
     checked = _checked(request, Reading(jobs or _num_cores(), decodes, max_images))
     _show(checked.report, as_json=json)
-    if html is not None:
-        _write_page(html, checked)
+    page_is_written = html is None or _write_page(html, checked)
     report = checked.report
     is_spoilt = bool(report.count_of("error") or report.count_of("warning"))
     if report.refused or report.stops or (strict and is_spoilt):
         raise typer.Exit(EXIT_REFUSED)
+    if not page_is_written:
+        raise typer.Exit(EXIT_MISTAKE)
+
+
+def _require_writable(page: Path) -> None:
+    """Raise ValueError for a file that cannot be written: better now than after the check."""
+    if page.is_dir():
+        raise ValueError(f"{page}: is a folder; --html names the file of the page")
+    there = next(folder for folder in page.absolute().parents if folder.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ValueError(f"{page}: {there} cannot be written to; name another file with --html")
 
 
 def _checked(request: "Request", reading: "Reading") -> "Checked":
@@ -112,7 +122,8 @@ def _show(report: "CheckReport", *, as_json: bool) -> None:
     typer.echo(text.encode(encoding, "replace").decode(encoding))
 
 
-def _write_page(file: Path, checked: "Checked") -> None:
+def _write_page(file: Path, checked: "Checked") -> bool:
+    """Whether it could be written; what was found is told already and holds in any case."""
     from training.data.checking.page import write_page
     from training.data.checking.progress import quiet_decoders
 
@@ -120,8 +131,10 @@ def _write_page(file: Path, checked: "Checked") -> None:
         with quiet_decoders():
             write_page(file, checked)
     except OSError as error:
-        raise ValueError(f"{file}: the page cannot be written: {error.strerror}") from error
+        typer.echo(f"rtmdet: {file}: the page cannot be written: {error.strerror}", err=True)
+        return False
     typer.echo(f"the page: {file}", err=True)
+    return True
 
 
 def _num_cores() -> int:

@@ -82,12 +82,15 @@ def _splits(path: Path) -> "list[DataSource]":
 def _tile_splits(splits: "list[DataSource]", out: Path, tiling: "Tiling") -> dict[str, int]:
     """Cut all splits; `out` appears when all are done. How many patches each has."""
     from training.data.formats.tiling import tile_dataset
+    from training.data.indexing.fingerprint import fingerprint
 
     if out.exists():
         raise ValueError(f"{out}: is there already; remove it or name another folder")
     places = [[str(place.absolute()) for place in (*s.images, *s.annotations)] for s in splits]
+    # What was cut before a label was corrected is not what would be cut now.
+    asked = {"places": places, "files": [fingerprint(s) for s in splits], **asdict(tiling)}
     part = part_of(out)
-    _begin(part, json_format.dumps({"places": places, **asdict(tiling)}))
+    _begin(part, json_format.dumps(asked))
     for split in splits:
         # A split that is there was finished before an interruption.
         if not (part / split.split).exists():

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from model.checkpoints.class_names import parse_classes
-from model.command_line import one_line_errors, parse_input_size
+from model.command_line import EXIT_MISTAKE, one_line_errors, parse_input_size
 
 if TYPE_CHECKING:
     from training.measuring.detectors import DataChoice, MeasuredDetector
@@ -105,6 +105,7 @@ def add_evaluation(app: typer.Typer, serving: "Callable[[], ServingRuntimes]") -
         json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
     ) -> None:
         """Measure a model on annotated images: average precision, or top-1 and top-5."""
+        from training.data.formats.checks import BrokenData
         from training.measuring.detectors import DataChoice
         from training.measuring.opening import Running
         from training.measuring.subjects import find_subject
@@ -128,8 +129,12 @@ def add_evaluation(app: typer.Typer, serving: "Callable[[], ServingRuntimes]") -
             patches=patches_of(tile, overlap),
             skips_unreadable=skip_unreadable,
         )
-        with ExitStack() as stack:
-            _measure(find_subject(what, repository), running, choice, serving(), outputs, stack)
+        try:
+            with ExitStack() as stack:
+                _measure(find_subject(what, repository), running, choice, serving(), outputs, stack)
+        except BrokenData as error:
+            typer.echo(f"rtmdet: {error.report()}", err=True)
+            raise typer.Exit(EXIT_MISTAKE) from None
 
 
 def patches_of(tile: int | None, overlap: int | None) -> tuple[int, int] | None:

@@ -5,8 +5,7 @@ that only shifts, so that the network computes what the graph computes; the stat
 trained with are not in the file. To train on, estimate them anew.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +17,8 @@ from torch import Tensor, nn
 
 from model.checkpoints.torch_file import UnreadableCheckpoint
 from model.config import variant
+from model.heads.towers import SharedTowers
+from model.layers import ConvBNAct
 from model.manifest import (
     MANIFEST_FILE,
     ManifestError,
@@ -32,9 +33,12 @@ SUFFIX = ".onnx"
 #: What the network's tensors are called inside a graph begins so.
 _PREFIX = "network."
 
-#: Towers that share their convolutions have stood in the graph level by level since the export.
-_SHARED_CONV = re.compile(r"(head\.\w+_towers)\.convs\.(\d+)")
-_SHARED_NORM = re.compile(r"(head\.\w+_towers)\.norms\.(\d+)\.(\d+)")
+#: How far the levels' copies of a shared convolution may be from a multiple of each other: squares
+#: of what remains, of those of the strongest. Rounding leaves far less.
+_MOST_ERROR = 1e-8
+
+#: Takes a tensor by its name, which must be like another.
+_Take = Callable[[str, Tensor], Tensor]
 
 
 def load_exported(path: Path) -> tuple[RTMDet, VersionManifest]:
@@ -115,30 +119,20 @@ def _fill(network: RTMDet, tensors: Mapping[str, Tensor], path: Path) -> None:
             )
         return tensor
 
-    modules = dict(network.named_modules())
-    for name, module in modules.items():
-        if isinstance(module, nn.BatchNorm2d):
-            conv = _folded_into(name)
-            _shift_only(module, take(f"{conv}.bias", module.bias))
-            if shared := _SHARED_NORM.fullmatch(name):
-                own = modules[f"{shared[1]}.convs.{shared[3]}"]
-                assert isinstance(own, nn.Conv2d)
-                _scale(module, own, take(f"{conv}.weight", own.weight), first=shared[2] == "0")
-        elif isinstance(module, nn.Conv2d) and not _SHARED_CONV.fullmatch(name):
+    for name, module in network.named_modules():
+        if isinstance(module, SharedTowers):
+            _fill_shared(module, name, take, path)
+        elif isinstance(module, ConvBNAct):
+            module.conv.weight.copy_(take(f"{name}.conv.weight", module.conv.weight))
+            assert isinstance(module.norm, nn.BatchNorm2d)
+            _shift_only(module.norm, take(f"{name}.conv.bias", module.norm.bias))
+        elif isinstance(module, nn.Conv2d) and module.bias is not None:
             module.weight.copy_(take(f"{name}.weight", module.weight))
-            if module.bias is not None:
-                module.bias.copy_(take(f"{name}.bias", module.bias))
+            module.bias.copy_(take(f"{name}.bias", module.bias))
     if remaining:
         raise UnreadableCheckpoint(
             f"{path}: it has '{next(iter(remaining))}', which {network.config.name} does not have"
         )
-
-
-def _folded_into(norm: str) -> str:
-    """The graph's name of the convolution that a norm was folded into."""
-    if shared := _SHARED_NORM.fullmatch(norm):
-        return f"{shared[1]}.levels.{shared[2]}.{shared[3]}.conv"
-    return f"{norm.removesuffix('.norm')}.conv"
 
 
 def _shift_only(norm: nn.BatchNorm2d, shift: Tensor) -> None:
@@ -151,16 +145,31 @@ def _shift_only(norm: nn.BatchNorm2d, shift: Tensor) -> None:
     norm.bias.copy_(shift)
 
 
-def _scale(norm: nn.BatchNorm2d, shared: nn.Conv2d, weight: Tensor, *, first: bool) -> None:
-    """Divide one level's copy of a shared convolution into that of all and the norm's own scale.
+def _fill_shared(towers: SharedTowers, name: str, take: _Take, path: Path) -> None:
+    """Put the levels' copies of the shared convolutions together again.
 
-    The levels' copies [out, in, k, k] differ by a factor per output channel. The first level's
-    becomes the shared one.
+    They have been [out, in, k, k] for each level since the export, and differ by a factor for each
+    output channel, which becomes the scale of the level's norm. The strongest copy of a channel is
+    what the others are measured by.
     """
-    if first:
-        shared.weight.copy_(weight)
-        return
-    reference = shared.weight.flatten(1)
-    energy = reference.square().sum(1)
-    product = (weight.flatten(1) * reference).sum(1)
-    norm.weight.copy_(torch.where(energy > 0, product / energy.clamp(min=1e-30), 1.0))
+    for position, conv in enumerate(towers.convs):
+        assert isinstance(conv, nn.Conv2d)
+        norms = [levels[position] for levels in towers.norms]  # type: ignore[index]
+        prefixes = [f"{name}.levels.{level}.{position}.conv" for level in range(len(norms))]
+        copies = torch.stack([take(f"{prefix}.weight", conv.weight) for prefix in prefixes])
+        flat = copies.flatten(2).double()
+        strongest = flat.square().sum(2).argmax(0)
+        reference = flat[strongest, torch.arange(flat.shape[1])]
+        energy = reference.square().sum(1).clamp(min=torch.finfo(torch.float64).tiny)
+        scales = (flat * reference).sum(2) / energy
+        error = (flat - scales[..., None] * reference).square().sum(2)
+        if (error > _MOST_ERROR * energy).any():
+            raise UnreadableCheckpoint(
+                f"{path}: the levels of '{name}' do not share their convolutions, as those of this "
+                "variant do: name a model.onnx that 'rtmdet export' wrote"
+            )
+        conv.weight.copy_(reference.view_as(conv.weight))
+        for norm, scale, prefix in zip(norms, scales, prefixes, strict=True):
+            assert isinstance(norm, nn.BatchNorm2d)
+            _shift_only(norm, take(f"{prefix}.bias", norm.bias))
+            norm.weight.copy_(scale)

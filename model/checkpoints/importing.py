@@ -90,7 +90,7 @@ def _open_ours(file: Path, wanted: Wanted) -> OpenedCheckpoint:
             raise ValueError(f"{file}: its manifest says {known}, not {said}")
     if wanted.input_size is not None:
         manifest = manifest.model_copy(update={"input_size": wanted.input_size})
-    return OpenedCheckpoint(network, manifest, valid_model_name(wanted.name or _own_name(file)))
+    return OpenedCheckpoint(network, manifest, wanted.name or _own_name(file))
 
 
 def _own_name(file: Path) -> str:
@@ -105,10 +105,10 @@ def _own_name(file: Path) -> str:
 def import_checkpoint(opened: OpenedCheckpoint, folder: Path, *, overwrite: bool = False) -> Path:
     """Write what was opened as `folder/NAME.safetensors` and its manifest; gives the path.
 
-    The same import once more changes nothing. Raises ValueError for a name that something else
-    has, unless `overwrite`.
+    The same import once more changes nothing. Raises ValueError for a name that is none, or that
+    something else has, unless `overwrite`.
     """
-    path = folder / f"{opened.name}{SUFFIX}"
+    path = folder / f"{valid_model_name(opened.name)}{SUFFIX}"
     if path.exists() and not overwrite:
         if _is_the_same(path, opened.manifest):
             return path

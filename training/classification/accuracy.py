@@ -75,12 +75,20 @@ class AccuracyEvaluator:
     Raises ValueError for a set without images.
     """
 
-    def __init__(self, images: LabelledImages, config: TrainConfig, device: torch.device) -> None:
+    def __init__(
+        self,
+        images: LabelledImages,
+        config: TrainConfig,
+        device: torch.device,
+        *,
+        skips_unreadable: bool = True,
+    ) -> None:
         if not len(images):
             raise ValueError("there is no validation image; add some, or leave their folder away")
         self._images = images
         self._config = config
         self._device = device
+        self._skips_unreadable = skips_unreadable
         self._normalise = Normalise().to(device)
 
     def evaluate(
@@ -91,7 +99,8 @@ class AccuracyEvaluator:
         """How often `network`, which is on the evaluator's device, is right.
 
         `watch` is called after each batch, with the images done and in all; where it says that
-        this is to stop, the result is None. Raises UnreadableImage where no image can be read.
+        this is to stop, the result is None. Raises UnreadableImage where no image can be read, or
+        at the first that cannot where none is to be left out.
         """
         parts = list[Guesses]()
         done, unreadable = 0, list[str]()
@@ -99,6 +108,8 @@ class AccuracyEvaluator:
             for batch in batches:
                 read = [each for each in batch if not isinstance(each, str)]
                 unreadable += [each for each in batch if isinstance(each, str)]
+                if unreadable and not self._skips_unreadable:
+                    raise UnreadableImage(unreadable[0])
                 if read:
                     parts.append(self._guesses(network, read))
                 done += len(batch)

@@ -49,5 +49,9 @@ def _area_under(recall: _Floats, precision: _Floats) -> float:
 
 
 def _eleven_points(recall: _Floats, precision: _Floats) -> float:
-    """The mean of the best precisions from recalls 0, 0.1, ... 1 on (VOC 2007)."""
-    return float(np.mean([precision[recall >= tenth / 10].max(initial=0) for tenth in range(11)]))
+    """The mean of the best precisions from recalls 0, 0.1, ... 1 on (VOC 2007).
+
+    The recalls are rounded as in the kits of VOC and DOTA: three of them lie a little above.
+    """
+    recalls = np.arange(0.0, 1.1, 0.1)
+    return float(np.mean([precision[recall >= least].max(initial=0) for least in recalls]))

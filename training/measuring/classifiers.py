@@ -25,7 +25,6 @@ from training.config import (
 )
 from training.config_json import from_json
 from training.data.indexing.image_folders import FolderIndex
-from training.data.sampling.images import UnreadableImage
 from training.evaluation.predictors.torch_network import torch_description
 from training.measuring.classified_images import LabelledForClassifier, open_folders
 from training.measuring.data import DataIdentity
@@ -75,14 +74,12 @@ def measure_classifier(
     config = _config(name, subject, running, choice)
     network = build_classifier(CLASSIFIERS[name], len(classes))
     load_published(network, checkpoint.weights)
-    evaluator = AccuracyEvaluator(images, config, device)
+    evaluator = AccuracyEvaluator(images, config, device, skips_unreadable=choice.skips_unreadable)
     with shown("evaluating") as report:
         accuracy = evaluator.evaluate(
             network.to(device), lambda done, total: not report(done, total)
         )
     assert accuracy is not None
-    if accuracy.unreadable and not choice.skips_unreadable:
-        raise UnreadableImage(accuracy.unreadable[0])
     counts = np.bincount(accuracy.guesses.labels, minlength=len(classes)).tolist()
     measurement = Measurement(
         metrics=accuracy.metrics,

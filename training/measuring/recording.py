@@ -32,4 +32,4 @@ def require_recordable(model: RepositoryModel) -> None:
 
 def _way(evaluation: Evaluation) -> Evaluation:
     """What two evaluations must share for the newer to replace the older."""
-    return evaluation.model_copy(update={"metrics": {}, "date": "", "num_instances": 0})
+    return evaluation.model_copy(update={"metrics": {}, "date": ""})

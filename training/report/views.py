@@ -19,6 +19,9 @@ _LARGEST_WHOLE, _WINDOW = 1400, 960
 #: A small image is made larger by this at most.
 _LARGEST_SCALE = 3.0
 
+#: Of so many places at most the window is tried around.
+_MOST_TRIED = 500
+
 Points = NDArray[np.floating]
 
 
@@ -38,7 +41,9 @@ class View(NamedTuple):
         if max(height, width) <= _LARGEST_WHOLE or not len(places):
             return cls(image_size, 0, 0, width, height)
         limits = np.array([max(width - _WINDOW, 0), max(height - _WINDOW, 0)])
-        corners = np.clip(places - _WINDOW / 2, 0, limits)
+        # All pairs of very many places would fill the memory.
+        tried = places[:: max(len(places) // _MOST_TRIED, 1)]
+        corners = np.clip(tried - _WINDOW / 2, 0, limits)
         from_middle = np.abs(corners[:, None] + _WINDOW / 2 - places)
         num_inside = (from_middle <= _WINDOW / 2).all(axis=2).sum(axis=1)
         x, y = corners[num_inside.argmax()].astype(int).tolist()

@@ -140,7 +140,9 @@ def _note_equal_files(seen: list[_Seen], log: FindingLog) -> set[int]:
         size = each.picture.num_bytes
         if not size or num_of_size[size] < 2:
             continue
-        digest = each.picture.digest or file_digest(each.path)
+        digest = each.picture.digest or _digest(each.path)
+        if digest is None:
+            continue
         known = first.setdefault((size, digest), each)
         if known is not each:
             noted.add(id(each))
@@ -148,6 +150,14 @@ def _note_equal_files(seen: list[_Seen], log: FindingLog) -> set[int]:
             place = Place(each.path, "", f"equals {known.path}", like=known.path)
             log.add(code, each.survey.split, place)
     return noted
+
+
+def _digest(path: Path) -> bytes | None:
+    """Of a file that could be opened before; None where it cannot be read any more."""
+    try:
+        return file_digest(path)
+    except OSError:
+        return None
 
 
 def _note_alike(seen: list[_Seen], log: FindingLog) -> None:
@@ -175,11 +185,19 @@ def _note_unlisted(surveys: list[Survey], log: FindingLog) -> None:
             continue
         for folder in sorted({path.parent for path in survey.paths} - looked):
             looked.add(folder)
-            for file in sorted(folder.iterdir()):
+            for file in _files_in(folder):
                 is_image = file.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(file)
                 is_hidden = file.name.startswith(".")
                 if is_image and not is_hidden and os.path.realpath(file) not in listed:
                     log.add("unlisted-image", survey.split, Place(file))
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """Sorted; none where the folder lets its files be opened, but not be listed."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
 
 
 def _note_shared_names(surveys: list[Survey], log: FindingLog) -> None:
