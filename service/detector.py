@@ -79,10 +79,13 @@ class Detector:
         self.registry.measure()
         return self.metrics.exposition()
 
-    async def detect(self, data: bytes, options: DetectOptions, present: Present[Answer]) -> Answer:
+    async def detect(
+        self, data: bytes, options: DetectOptions, present: Present[Answer], *, client: str = ""
+    ) -> Answer:
         """Detect in one encoded picture and give what `present` makes of it.
 
-        Raises the errors of `service.errors`.
+        `client` is who asks: those of the same priority take turns. Raises the errors of
+        `service.errors`.
         """
         if self._in_flight >= self.limits.max_in_flight:
             raise Overloaded(
@@ -90,12 +93,12 @@ class Detector:
             )
         self._in_flight += 1
         try:
-            return await self._detect(data, options, present)
+            return await self._detect(data, options, present, client)
         finally:
             self._in_flight -= 1
 
     async def _detect(
-        self, data: bytes, options: DetectOptions, present: Present[Answer]
+        self, data: bytes, options: DetectOptions, present: Present[Answer], client: str
     ) -> Answer:
         arrived_s = time.monotonic()
         model = self.registry.resolve(options.model)
@@ -116,6 +119,7 @@ class Detector:
             pixels,
             priority=options.priority,
             deadline_s=deadline_s,
+            client=client,
         )
         inferred_s = time.monotonic()
 

@@ -5,6 +5,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -432,6 +433,47 @@ def _refused_within(client: httpx.Client, data: bytes) -> httpx.Response:
     return response
 
 
+def test_server__clients_take_turns(tmp_path: Path) -> None:
+    entered, proceed = threading.Event(), threading.Event()
+    inferred: list[int] = []
+
+    def note(images: NDArray[np.uint8]) -> None:
+        inferred.append(int(images[0, 0, 0, 0]))
+        entered.set()
+        assert proceed.wait(10)
+
+    write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
+    runtime = FakeRuntime(max_batch_size=1, fault=note)
+    registry = ModelRegistry(ModelRepository(tmp_path), lambda _: runtime, max_waiting=64)
+    registry.open([])
+    limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 64, 30.0)
+    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+
+    def wait_for(depth: int) -> None:
+        while served.batcher.num_waiting < depth:
+            time.sleep(0.001)
+
+    served = registry.resolve("boxes")
+    with (
+        running_server(create_app(detector, max_buffered_bytes=10**8)) as greedy,
+        httpx.Client(
+            base_url=greedy.base_url, transport=httpx.HTTPTransport(local_address="127.0.0.2")
+        ) as modest,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        answers = [threads.submit(post, greedy, png(picture(1)))]
+        assert entered.wait(10)
+        for depth in range(1, 6):
+            answers.append(threads.submit(post, greedy, png(picture(1))))
+            wait_for(depth)
+        answers.append(threads.submit(post, modest, png(picture(2))))
+        wait_for(6)
+        proceed.set()
+        assert {each.result().status_code for each in answers} == {200}
+    # One of the greedy client's ran already; the modest one's is next or follows the next.
+    assert 2 in inferred[:3]
+
+
 def test_server__abandoned_requests_are_not_inferred(tmp_path: Path) -> None:
     entered, proceed = threading.Event(), threading.Event()
 
@@ -502,7 +544,7 @@ def test_server__an_engine_that_hangs_is_reported_and_replaced(tmp_path: Path) -
 def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("a bug")
 
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))

@@ -54,8 +54,14 @@ async def detect(request: Request) -> Response:
         request.state.model = detector.registry.resolve(options.model).source.name
         # The encoded picture is all that is needed from here on.
         del body
-        content = await _unless_gone(request, detector.detect(upload.image, options, answer))
+        work = detector.detect(upload.image, options, answer, client=_client(request))
+        content = await _unless_gone(request, work)
     return Response(content, media_type=media_type, headers={"Server-Timing": answer.server_timing})
+
+
+def _client(request: Request) -> str:
+    """Who asks, for a fair share: the address that the connection comes from."""
+    return request.client.host if request.client is not None else ""
 
 
 async def _unless_gone(request: Request, work: Coroutine[None, None, bytes]) -> bytes:
