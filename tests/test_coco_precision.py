@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from tests.coco_cases import STATISTICS, CocoCase, coco_case
-from training.evaluation.coco_comparison import CocoKind, coco_tables
+from training.evaluation.coco_comparison import CocoKind, coco_tables, mask_areas
 from training.evaluation.coco_precision import coco_precision
 from training.evaluation.instances import Found, Truth
 
@@ -193,3 +193,9 @@ def test_coco_tables__says_nothing(kind, capfd):
 
     coco_tables(kind, *case.packed(), len(case.classes))
     assert capfd.readouterr() == ("", "")
+
+
+def test_mask_areas__of_more_masks_than_are_counted_at_once() -> None:
+    pictures = np.asfortranarray(np.tri(600, dtype=np.uint8))
+    masks = [coco_mask.encode(np.asfortranarray(row[:, None])) for row in pictures]
+    assert mask_areas(masks) == list(range(1, 601))

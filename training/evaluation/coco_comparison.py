@@ -5,14 +5,15 @@ the images where it occurs: the tables are the same, as classes do not meet in t
 bounded by the largest class.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 from faster_coco_eval import COCO, COCOeval_faster
-from faster_coco_eval import mask as coco_mask
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from training.evaluation.instances import SIZES, Found, Ints, Truth
 
@@ -29,6 +30,9 @@ COCO_THRESHOLDS: tuple[float, ...] = tuple(np.linspace(0.5, 0.95, 10).tolist())
 _IOU_TYPES: dict[CocoKind, Literal["bbox", "segm"]] = {"box": "bbox", "mask": "segm"}
 
 _CATEGORY = 1
+
+#: With numpy 2 pycocotools can count no more masks at once than a byte can.
+_MASKS_AT_ONCE = 255
 
 _Rows = NDArray[np.intp]
 _Floats = NDArray[np.float64]
@@ -152,8 +156,21 @@ def _masks(instances: Truth | Found, rows: _Rows, image_sizes: Ints) -> list[dic
         {"size": size, "counts": instances.masks[row]}
         for size, row in zip(sizes, rows.tolist(), strict=True)
     ]
-    areas = coco_mask.area(masks).tolist() if masks else []
-    return [{"segmentation": mask, "area": area} for mask, area in zip(masks, areas, strict=True)]
+    return [
+        {"segmentation": mask, "area": area}
+        for mask, area in zip(masks, mask_areas(masks), strict=True)
+    ]
+
+
+def mask_areas(masks: list[Any]) -> list[int]:
+    """Pixels of each mask, by pycocotools, which counts five times as fast as faster-coco-eval."""
+    # Its stub knows a single mask alone.
+    count: Callable[[list[Any]], NDArray[np.uint32]] = coco_mask.area  # type: ignore[assignment]
+    return [
+        area
+        for start in range(0, len(masks), _MASKS_AT_ONCE)
+        for area in count(masks[start : start + _MASKS_AT_ONCE]).tolist()
+    ]
 
 
 def _say_nothing(*_: object) -> None:
