@@ -18,7 +18,7 @@ from model.checkpoints.download import DownloadFailed, download
 from model.checkpoints.download_progress import shown
 from model.checkpoints.published import BASE_URL, PUBLISHED, PublishedModel, published_model
 from model.command_line import one_line_errors, parse_input_size, table
-from model.manifest import DEFAULT_THRESHOLDS
+from model.manifest import DEFAULT_THRESHOLDS, VersionManifest
 from model.repository import ModelRepository, StoredModel
 
 if TYPE_CHECKING:
@@ -341,8 +341,21 @@ def _row(model: StoredModel) -> tuple[str, ...]:
         str(len(manifest.classes)),
         f"{height}x{width}",
         ", ".join(map(str, model.versions)),
-        _metrics(manifest.metrics),
+        _metrics(_best_known(manifest)),
     )
+
+
+def _best_known(manifest: VersionManifest) -> Mapping[str, float]:
+    """The metrics of the exported graph where it was measured, else those of its weights.
+
+    Of several evaluations the first one at published settings; the leading figures of each kind.
+    """
+    published = [each for each in manifest.evaluations if each.settings == "published"]
+    if not published:
+        return manifest.metrics
+    shown = ("box_ap", "mask_ap", "rotated_ap50")
+    metrics = published[0].metrics
+    return {name: metrics[name] for name in shown if name in metrics}
 
 
 def _published_row(published: PublishedModel) -> tuple[str, ...]:

@@ -70,10 +70,18 @@ def run_server(detector: Detector, settings: Settings, listener: socket.socket) 
 
 
 def _listen(settings: Settings) -> socket.socket:
+    """A bound socket that does not listen yet: until the models are loaded, connections are refused
+    and do not wait for an answer."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=2048)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind((settings.host, settings.port))
+        return listener
     except OSError as error:
+        listener.close()
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise SettingsError(
             f"cannot listen on {settings.host}:{settings.port}: {reason}; "

@@ -178,8 +178,8 @@ class ModelRegistry:
 
     def _hint(self, name: str) -> str:
         near = difflib.get_close_matches(name, self._models, n=1)
-        did_you_mean = f"did you mean '{near[0]}'? " if near else ""
-        return f"{did_you_mean}There are: {', '.join(sorted(self._models))}"
+        known = ", ".join(sorted(self._models))
+        return f"did you mean '{near[0]}'? There are: {known}" if near else f"there are: {known}"
 
 
 def _now(status: ModelStatus) -> ModelStatus:

@@ -160,6 +160,26 @@ def test_submit__what_cannot_be_in_time_is_refused_on_arrival() -> None:
     assert runtime.batch_sizes == [1, 1]
 
 
+def test_submit__what_batches_take_beside_others_concerns_a_busy_engine_alone() -> None:
+    gate = Gate()
+    runtime = FakeRuntime(max_batch_size=1, concurrency=2, fault=gate)
+
+    async def use() -> None:
+        latency = LatencyModel({1: 1.0})
+        batcher = Batcher(runtime, max_waiting=10, latency=latency, clock=lambda: 0.0)
+        batcher._latency_beside.observe(1, 3.0)
+        batcher.start()
+        alone = asyncio.ensure_future(batcher.submit(picture(1), priority="normal", deadline_s=2.0))
+        await asyncio.to_thread(gate.entered.wait, 10)
+        with pytest.raises(DeadlineExceeded, match="takes 3000 ms, and 2000 ms were left"):
+            await batcher.submit(picture(2), priority="normal", deadline_s=2.0)
+        gate.open.set()
+        assert token_of(await alone) == 1
+        await batcher.stop()
+
+    asyncio.run(use())
+
+
 def test_submit__an_abandoned_request_makes_place() -> None:
     gate = Gate()
 

@@ -118,7 +118,9 @@ def test_eval__refuses_data_that_do_not_fit(
     for annotation in content["annotations"]:
         del annotation["segmentation"]
     write_coco(tmp_path / "boxes", content, split="val")
-    assert "corners or an outline" in told(rotated, tmp_path / "boxes")
+    result = run(rotated.checkpoint, "--data", tmp_path / "boxes")
+    assert result.exit_code == 2
+    assert result.stderr.count("corners or an outline") == 2
 
     write_dota(tmp_path / "others", ["1 1 9 1 9 9 1 9 dogs 0"], split="val")
     line = told(rotated, tmp_path / "others")

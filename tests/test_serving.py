@@ -81,7 +81,7 @@ def command_serving(repository: Path, **environment: str) -> Iterator[Serving]:
 
 
 def _wait_until_ready(client: httpx.Client, process: subprocess.Popen[bytes]) -> None:
-    for _ in range(600):
+    for _ in range(1200):
         assert process.poll() is None, "the server ended"
         try:
             if client.get("/readyz").status_code == 200:

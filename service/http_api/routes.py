@@ -147,15 +147,20 @@ def _model(status: ModelStatus, default_name: str | None) -> dict[str, object]:
     }
 
 
+@router.head("/livez", include_in_schema=False)
 @router.get("/livez", **openapi.LIVEZ)
 async def livez() -> Response:
     """Whether the process answers at all."""
     return Response(to_json({"status": "alive"}), media_type=JSON)
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", **openapi.READYZ)
 async def readyz(request: Request) -> Response:
-    """Whether pictures can be sent: 200, or 503 with what is missing."""
+    """Whether pictures can be sent: 200, or 503 with what is missing.
+
+    One model that answers is enough for 200; the body has the state of each.
+    """
     registry = _detector(request).registry
     states = {status.name: status.state for status in registry.statuses}
     ready = registry.is_ready

@@ -106,6 +106,8 @@ class Batcher:
         self._queue: RequestQueue[_Waiting] = RequestQueue(max_waiting)
         self._places = places or EnginePlaces(runtime.concurrency, clock=clock)
         self._latency = latency or LatencyModel()
+        #: Of batches that run beside others: on a processor they slow each other down.
+        self._latency_beside = LatencyModel()
         self._recovery = recovery
         self._wake = asyncio.Event()
         self._loops: list[asyncio.Task[None]] = []
@@ -188,19 +190,18 @@ class Batcher:
                 f"{len(self._queue)} requests are waiting for this model; try again later",
                 retry_after_s=max(self._latency.mean_s(1), 1.0),
             )
-        engine = self._engine_state()
+        engine = self._engine_state(beside=self._places.num_taken)
         late_by_s = self._queue.late_by_s(request, request.queued_at_s, engine)
         if late_by_s > 0:
             if not self._queue and engine.free_at_s[0] <= request.queued_at_s:
-                self._latency.doubt()
+                engine.latency.doubt()
             self._metrics.shed(self._name, "late-on-arrival")
-            raise self._in_vain(left_s, late_by_s)
+            raise self._in_vain(left_s, late_by_s, engine.latency.high_s(1))
         self._queue.push(request)
 
-    def _in_vain(self, left_s: float, late_by_s: float) -> ServiceError:
-        """What tells a caller that the answer would come too late."""
+    def _in_vain(self, left_s: float, late_by_s: float, alone_s: float) -> ServiceError:
+        """What tells a caller that the answer would come too late; one alone takes `alone_s`."""
         left_ms = round(left_s * 1000)
-        alone_s = self._latency.high_s(1)
         if alone_s > left_s:
             return DeadlineExceeded(
                 f"inference alone takes {round(alone_s * 1000)} ms, and {left_ms} ms were left; "
@@ -213,13 +214,17 @@ class Batcher:
             retry_after_s=late_by_s,
         )
 
-    def _engine_state(self) -> Engine:
+    def _engine_state(self, *, beside: int) -> Engine:
+        """The engine, for a batch that runs beside so many others."""
         return Engine(
             self._max_batch_size,
-            self._latency,
+            self._latency_of(beside=beside),
             self._places.free_at_s()[: self._num_loops],
             self._places.num_competing(self._name),
         )
+
+    def _latency_of(self, *, beside: int) -> LatencyModel:
+        return self._latency_beside if beside and self._latency_beside.is_known else self._latency
 
     async def _serve(self) -> None:
         while await self._something_waits():
@@ -227,7 +232,8 @@ class Batcher:
             try:
                 # Formed only now: what came while the engine was busy may go along.
                 if (engine := self._engine) is not None and (batch := self._next_batch()):
-                    self._places.expect(place, self._latency.mean_s(len(batch)))
+                    latency = self._latency_of(beside=self._places.num_taken - 1)
+                    self._places.expect(place, latency.mean_s(len(batch)))
                     await self._run(batch, engine)
             finally:
                 self._places.give_back(place, self._name)
@@ -243,7 +249,8 @@ class Batcher:
 
     def _next_batch(self) -> _Requests:
         now_s = self._clock()
-        batch, hopeless = self._queue.next_batch(now_s, self._engine_state())
+        engine = self._engine_state(beside=self._places.num_taken - 1)
+        batch, hopeless = self._queue.next_batch(now_s, engine)
         for request in hopeless:
             self._metrics.shed(self._name, "hopeless")
             _fail(request.payload.reply, too_late())
@@ -267,7 +274,7 @@ class Batcher:
 
     async def _run(self, batch: _Requests, engine: _Engine) -> None:
         """Run a batch. Where it fails its halves are run, so that only what cannot be run fails."""
-        started_s = self._clock()
+        started_s, was_beside = self._clock(), self._places.num_taken > 1
         images = _stacked([request.payload.image for request in batch])
         call = engine.threads.run(lambda: engine.runtime.infer(images))
         await asyncio.wait((call,), timeout=self._recovery.hang_s)
@@ -278,7 +285,8 @@ class Batcher:
             await self._failed(batch, engine, error)
         else:
             infer_s = self._clock() - started_s
-            self._latency.observe(len(batch), infer_s)
+            is_beside = was_beside or self._places.num_taken > 1
+            (self._latency_beside if is_beside else self._latency).observe(len(batch), infer_s)
             self._metrics.batch_ended(self._name, infer_s)
             _answer(batch, call.result(), started_s, infer_s)
 

@@ -28,6 +28,11 @@ class EnginePlaces:
         """When each place is expected to be free, the first one first."""
         return sorted(self._free_at_s)
 
+    @property
+    def num_taken(self) -> int:
+        """Places in use."""
+        return len(self._free_at_s) - len(self._free)
+
     def num_competing(self, model: str) -> int:
         """How many models want places now, `model` included."""
         return len({each for each, _ in self._waiting} | {model})

@@ -29,6 +29,11 @@ class LatencyModel:
         #: Mean absolute deviation from what was expected, as a share of it.
         self._deviation = 0.0
 
+    @property
+    def is_known(self) -> bool:
+        """Whether any batch ran."""
+        return bool(self._mean_s)
+
     def observe(self, size: int, seconds: float) -> None:
         """A batch of `size` took `seconds`."""
         expected_s = self.mean_s(size)
