@@ -26,7 +26,7 @@ class ServedModel:
     """A loaded model."""
 
     source: RepositoryModel
-    runtime: Runtime
+    runtime_description: str
     batcher: Batcher
 
     @property
@@ -171,7 +171,7 @@ class ModelRegistry:
             variant=source.manifest.variant,
             runtime=runtime.description,
         )
-        return ServedModel(source, runtime, batcher)
+        return ServedModel(source, runtime.description, batcher)
 
     def _served(self) -> list[ServedModel]:
         return [status.served for status in self._models.values() if status.served is not None]

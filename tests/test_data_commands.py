@@ -94,6 +94,26 @@ def test_tile__begins_anew_when_something_else_is_asked(source: Path, tmp_path: 
     assert again.stderr.splitlines() == ["train: 1 of 1 images", "val: 1 of 1 images"]
 
 
+def test_tile__begins_anew_when_labels_were_corrected_meanwhile(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> int:
+        raise OSError("the disk is full")
+
+    run(source, tmp_path / "whole_run", *SMALL)
+    with monkeypatch.context() as patched:
+        patched.setattr(tiling, "tile_dataset", interrupted)
+        assert run(source, tmp_path / "cut", *SMALL).exit_code == 1
+    (tmp_path / "whole_run").rename(tmp_path / "cut.part" / "train.old")
+    (tmp_path / "cut.part" / "train.old" / "train").rename(tmp_path / "cut.part" / "train")
+    (source / "train" / "labelTxt" / "P1.txt").write_text(SHIP.replace("ship", "plane"))
+
+    again = run(source, tmp_path / "cut", *SMALL)
+
+    assert again.stderr.splitlines() == ["train: 1 of 1 images", "val: 1 of 1 images"]
+    assert "plane" in (tmp_path / "cut/train/labelTxt/P1__32__0___0.txt").read_text()
+
+
 def mistake(result: Result) -> str:
     assert result.exit_code == 2, result.output
     return result.stderr

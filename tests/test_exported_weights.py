@@ -10,7 +10,8 @@ from torch import Tensor
 
 from model.checkpoints.exported_weights import load_exported
 from model.checkpoints.torch_file import UnreadableCheckpoint
-from model.manifest import ManifestError, file_sha256, read_model_manifest, write_manifest
+from model.manifest import file_sha256, read_model_manifest, write_manifest
+from model.repository import RepositoryError
 from model.rtmdet import RTMDet
 from tests.exported_networks import CLASSES, exported, network_with_statistics
 
@@ -57,19 +58,19 @@ def test_load_exported__missing_file(tmp_path: Path) -> None:
 
 def test_load_exported__graph_outside_of_a_repository(graph: Path, tmp_path: Path) -> None:
     alone = Path(shutil.copy(graph, tmp_path))
-    with pytest.raises(ManifestError, match=r"it lies in no model repository.*NAME/VERSION"):
+    with pytest.raises(UnreadableCheckpoint, match=r"name NAME/VERSION/model\.onnx"):
         load_exported(alone)
 
 
 def test_load_exported__changed_file(graph: Path, tmp_path: Path) -> None:
     path = copied(graph, tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ManifestError, match="damaged or was replaced"):
+    with pytest.raises(RepositoryError, match="damaged or was replaced"):
         load_exported(path)
 
 
 def test_load_exported__half_precision_names_the_file_to_take(graph: Path) -> None:
-    with pytest.raises(UnreadableCheckpoint, match=r"in float32.*name a model\.onnx"):
+    with pytest.raises(UnreadableCheckpoint, match=r"name NAME/VERSION/model\.onnx"):
         load_exported(graph.with_name("model.fp16.onnx"))
 
 

@@ -117,16 +117,6 @@ def test_next_batch__who_was_away_gets_its_share_and_no_more() -> None:
     assert "".join(scene.next() for _ in range(6)).count("b") == 3
 
 
-def test_next_batch__cancelled_requests_vanish() -> None:
-    scene = Scene()
-    gone = scene.request("x")
-    scene.queue.push(gone)
-    scene.waits("a")
-    gone.cancelled = True
-    assert scene.queue.next_batch(0.0, scene.engine).hopeless == []
-    assert len(scene.queue) == 0
-
-
 def test_discard__makes_place() -> None:
     scene = Scene(max_waiting=1)
     gone = scene.request("x")

@@ -217,21 +217,6 @@ def test_tile_dataset__goes_on_after_an_interruption(source: Path, tmp_path: Pat
     assert (tmp_path / "out" / "images" / "P1__64__0___0.png").stat() == first
 
 
-def test_tile_dataset__begins_anew_when_labels_were_corrected_meanwhile(
-    source: Path, tmp_path: Path
-) -> None:
-    def interrupt(_done: int, _total: int) -> None:
-        raise KeyboardInterrupt
-
-    images, labels, out = source / "images", source / "labelTxt", tmp_path / "out"
-    with pytest.raises(KeyboardInterrupt):
-        tile_dataset(images, labels, out, tiling=SMALL, progress=interrupt)
-    write_lines(labels / "P1.txt", ["10 10 20 10 20 20 10 20 plane 0"])
-    tile_dataset(images, labels, out, tiling=SMALL)
-
-    assert "plane" in lines_of(out, "P1__64__0___0")[-1]
-
-
 def test_tile_dataset__does_an_image_again_whose_name_was_half_written(
     source: Path, tmp_path: Path
 ) -> None:

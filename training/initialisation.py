@@ -41,8 +41,8 @@ def initialise(
     A detector of the same task gives everything, but for the classification layer where the
     number of classes differs; of another task what both have in common; a classifier gives its
     backbone. `classes` are the run's, for a word on others of the same number. Raises
-    UnreadableCheckpoint, ManifestError and ForeignCheckpoint (weights of another size: names the
-    first tensors that do not fit, with both shapes); then the network is unchanged.
+    UnreadableCheckpoint, ManifestError, RepositoryError and ForeignCheckpoint (weights of another
+    size: names the first tensors that do not fit, with both shapes); then the network is unchanged.
     """
     if init is None:
         return ["the weights start at random: model.init is none"]

@@ -19,13 +19,8 @@ from model.checkpoints.torch_file import UnreadableCheckpoint
 from model.config import variant
 from model.heads.towers import SharedTowers
 from model.layers import ConvBNAct
-from model.manifest import (
-    MANIFEST_FILE,
-    ManifestError,
-    VersionManifest,
-    file_sha256,
-    read_model_manifest,
-)
+from model.manifest import GRAPH_FILE, VersionManifest
+from model.repository import ModelRepository
 from model.rtmdet import RTMDet, build_rtmdet
 
 SUFFIX = ".onnx"
@@ -44,8 +39,8 @@ _Take = Callable[[str, Tensor], Tensor]
 def load_exported(path: Path) -> tuple[RTMDet, VersionManifest]:
     """Read `NAME/VERSION/model.onnx` of a model repository: the network, and what it is.
 
-    The network is in evaluation mode. Raises ManifestError where there is no manifest two folders
-    up that describes this file, and UnreadableCheckpoint where the graph lacks the weights.
+    The network is in evaluation mode. Raises RepositoryError where no repository has this very
+    file, and UnreadableCheckpoint for another file or one that lacks the weights.
     """
     if not path.is_file():
         raise UnreadableCheckpoint(f"{path}: there is no such file")
@@ -60,19 +55,14 @@ def load_exported(path: Path) -> tuple[RTMDet, VersionManifest]:
 
 
 def _described(path: Path) -> VersionManifest:
-    described = path.absolute().parent.parent / MANIFEST_FILE
-    if not described.is_file():
-        raise ManifestError(
-            f"{path}: it lies in no model repository, where {MANIFEST_FILE} two folders above says "
-            "what it is: name NAME/VERSION/model.onnx there"
+    version = path.absolute().parent
+    model = version.parent
+    if path.name != GRAPH_FILE or not version.name.isdecimal():
+        raise UnreadableCheckpoint(
+            f"{path}: of an exported model name NAME/VERSION/{GRAPH_FILE}, as it lies in its "
+            "repository"
         )
-    digest = file_sha256(path)
-    for version in read_model_manifest(described).versions.values():
-        if version.files.get(path.name) == digest:
-            return version
-    raise ManifestError(
-        f"{path}: {described} describes no such file; it is damaged or was replaced"
-    )
+    return ModelRepository(model.parent).open(model.name, int(version.name)).manifest
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
@@ -154,7 +144,7 @@ def _fill_shared(towers: SharedTowers, name: str, take: _Take, path: Path) -> No
     """
     for position, conv in enumerate(towers.convs):
         assert isinstance(conv, nn.Conv2d)
-        norms = [levels[position] for levels in towers.norms]  # type: ignore[index]
+        norms = [norms[position] for norms in towers.norms if isinstance(norms, nn.ModuleList)]
         prefixes = [f"{name}.levels.{level}.{position}.conv" for level in range(len(norms))]
         copies = torch.stack([take(f"{prefix}.weight", conv.weight) for prefix in prefixes])
         flat = copies.flatten(2).double()

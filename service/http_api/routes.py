@@ -143,7 +143,7 @@ def _model(status: ModelStatus, default_name: str | None) -> dict[str, object]:
         "thresholds": manifest.thresholds.model_dump(),
         "metrics": manifest.metrics,
         "evaluations": [each.model_dump() for each in manifest.evaluations],
-        "runtime": status.served.runtime.description,
+        "runtime": status.served.runtime_description,
     }
 
 

@@ -158,7 +158,8 @@ class Batcher:
         """Infer one picture, uint8 [h, w, 3]; `deadline_s` is a reading of the clock.
 
         `client` is who asks, for a fair share of the engine. Raises Overloaded, DeadlineExceeded,
-        ShuttingDown, InferenceFailed. A caller that is cancelled leaves nothing behind.
+        ModelNotReady, ShuttingDown, InferenceFailed. A caller that is cancelled leaves nothing
+        behind.
         """
         reply: asyncio.Future[InferenceRow] = asyncio.get_running_loop().create_future()
         request = QueuedRequest(

@@ -6,11 +6,12 @@ A request goes before another by, in this order: its priority, one step higher f
 as large as lets every member be done in time.
 """
 
+import contextlib
 import heapq
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 from service.detection import Priority
@@ -34,7 +35,6 @@ class QueuedRequest(Generic[Payload]):
     queued_at_s: float
     deadline_s: float
     client: str = ""
-    cancelled: bool = field(default=False)
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,13 @@ class RequestQueue(Generic[Payload]):
         self._waiting.append(request)
 
     def next_batch(self, now_s: float, engine: Engine) -> NextBatch[Payload]:
-        """Take out what runs next; cancelled requests vanish, for nobody waits for them."""
+        """Take out what runs next, and what is hopeless."""
         alone_s = engine.latency.mean_s(1)
         hopeless: list[QueuedRequest[Payload]] = []
         possible: list[QueuedRequest[Payload]] = []
         for request in self._waiting:
-            if not request.cancelled:
-                in_time = request.deadline_s > now_s and request.deadline_s >= now_s + alone_s
-                (possible if in_time else hopeless).append(request)
+            in_time = request.deadline_s > now_s and request.deadline_s >= now_s + alone_s
+            (possible if in_time else hopeless).append(request)
         self._waiting = possible
         ordered = list(itertools.islice(self._order(now_s), engine.max_batch_size * 2))
         members = _largest_in_time(ordered, possible, now_s, engine)
@@ -115,15 +114,13 @@ class RequestQueue(Generic[Payload]):
 
     def discard(self, request: QueuedRequest[Payload]) -> None:
         """Nobody waits for the request any more; it may have gone already."""
-        request.cancelled = True
-        # By identity: requests are compared by nothing else.
-        if request in self._waiting:
+        with contextlib.suppress(ValueError):
+            # By identity: requests are compared by nothing else.
             self._waiting.remove(request)
 
     def drain(self) -> list[QueuedRequest[Payload]]:
         """Take out everything that still waits."""
-        waiting = [request for request in self._waiting if not request.cancelled]
-        self._waiting = []
+        waiting, self._waiting = self._waiting, []
         return waiting
 
     def _num_ahead(self, request: QueuedRequest[Payload], now_s: float) -> int:
@@ -134,7 +131,7 @@ class RequestQueue(Generic[Payload]):
         others: dict[str, list[int]] = {}
         for each in self._waiting:
             theirs = self._level(each, now_s)
-            if each.cancelled or theirs > level:
+            if theirs > level:
                 continue
             sooner = each.deadline_s <= request.deadline_s
             if theirs < level:

@@ -5,7 +5,6 @@ original image. At scale 0.5 it shows 2048 pixels of the original, `P0001__2048_
 predictions back: times side / patch size, plus left and top.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -157,21 +156,9 @@ def share_inside(corners: NDArray[np.float32], window: Window) -> float:
     return min(float(inside) / area, 1.0)
 
 
-def _state_of(*folders: Path) -> str:
-    """A hex digest that changes with names, sizes and times of the files in these folders."""
-    digest = hashlib.sha256()
-    for folder in folders:
-        for file in sorted(folder.iterdir()):
-            state = file.stat()
-            digest.update(repr((file.name, state.st_size, state.st_mtime_ns)).encode())
-    return digest.hexdigest()
-
-
 def _begun(part: Path, images: Path, labels: Path, tiling: Tiling) -> set[str]:
     """Make the folder to work in, or go on in it: the names of the images that are done."""
     state = {"images": str(images.absolute()), "labels": str(labels.absolute()), **asdict(tiling)}
-    # What was cut before a label was corrected is not what would be cut now.
-    state["files"] = _state_of(images, labels)
     text = json.dumps(state)
     state_file, done_file = part / _STATE_FILE, part / _DONE_FILE
     if not (state_file.is_file() and state_file.read_text("utf-8") == text):
