@@ -20,37 +20,62 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
 
-    #: Folder of models, in Triton's layout.
-    model_repository: Path = Path("triton_repo")
-    #: Names to load, separated by commas; empty loads every model of the repository.
-    models: Annotated[tuple[str, ...], NoDecode] = ()
-    #: Answers requests that name no model; unset, the first one loaded does.
-    default_model: str | None = None
+    model_repository: Path = Field(
+        Path("triton_repo"), description="Folder of models, in Triton's layout."
+    )
+    models: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Names to load, by commas; empty loads every model of the repository."
+    )
+    default_model: str | None = Field(
+        None, description="Answers requests that name no model; unset, the first one loaded does."
+    )
 
-    runtime: Literal["auto", "openvino", "fake"] = "auto"
-    #: Arithmetic of the embedded runtime; `auto` takes bf16 where the processor has it.
-    precision: Precision = "auto"
-    #: Threads for inference; 0 takes every core.
-    inference_threads: Annotated[int, Field(ge=0)] = 0
-    #: Threads that decode pictures and post-process; 0 takes one per core.
-    worker_threads: Annotated[int, Field(ge=0)] = 0
+    runtime: Literal["auto", "openvino", "fake"] = Field(
+        "auto", description="What runs the models; `auto` takes the best that is there."
+    )
+    precision: Precision = Field(
+        "auto",
+        description="Arithmetic of the runtime; `auto` takes bf16 where the processor has it.",
+    )
+    inference_threads: int = Field(
+        0, ge=0, description="Threads for inference on the processor; 0 takes every core."
+    )
+    worker_threads: int = Field(
+        0, ge=0, description="Threads that decode pictures and post-process; 0 takes one per core."
+    )
 
-    #: Requests that may wait for one model; further ones are refused at once.
-    max_queue: Annotated[int, Field(ge=1)] = 64
-    #: How long a request may take; one may ask for less, more is cut to this.
-    request_timeout_ms: Annotated[int, Field(ge=1)] = 30_000
-    #: An inference that takes longer will not come back: its requests are answered with an error,
-    #: and the engine is replaced.
-    hang_timeout_ms: Annotated[int, Field(ge=1)] = 60_000
-    max_image_bytes: Annotated[int, Field(ge=1)] = 32 * 1024 * 1024
-    #: Bytes of request bodies that may be in memory at once, all clients together.
-    max_buffered_bytes: Annotated[int, Field(ge=1)] = 512 * 1024 * 1024
-    max_image_pixels: Annotated[int, Field(ge=1)] = 64_000_000
+    max_queue: int = Field(
+        64, ge=1, description="Pictures that may wait for one model; further ones are refused."
+    )
+    request_timeout_ms: int = Field(
+        30_000,
+        ge=1,
+        description="How long a request may take; one may ask for less, more is cut to this.",
+    )
+    hang_timeout_ms: int = Field(
+        60_000,
+        ge=1,
+        description="An inference that takes longer will not come back: its requests are answered "
+        "with an error, and the engine is replaced.",
+    )
+    max_image_bytes: int = Field(
+        32 * 1024 * 1024, ge=1, description="Largest encoded picture, in bytes."
+    )
+    max_image_pixels: int = Field(
+        64_000_000, ge=1, description="Largest picture, in pixels (width times height)."
+    )
+    max_buffered_bytes: int = Field(
+        512 * 1024 * 1024,
+        ge=1,
+        description="Bytes of request bodies that may be in memory at once, all clients together.",
+    )
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="What is logged, and what is worse."
+    )
 
     @field_validator("models", mode="before")
     @classmethod
