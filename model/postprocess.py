@@ -6,7 +6,7 @@ predictions, which is how the published evaluation selects. Order, comparisons a
 the published post-processing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -190,11 +190,13 @@ def postprocess(
     settings: PostprocessSettings,
     *,
     with_masks: bool = True,
+    before_masks: Callable[[int], None] | None = None,
 ) -> Detections:
     """The detections among `candidates`, mapped back to the original image.
 
     As published, boxes are mapped to the original image first, those without area are dropped,
     and suppression follows there. `with_masks=False` leaves out the masks of an instance model.
+    `before_masks` is told how many bytes these will take at most, and may raise.
     """
     rotated = candidates.boxes.shape[1] == 5
     boxes = _to_image(candidates.boxes, letterbox)
@@ -218,6 +220,9 @@ def postprocess(
             max_kept=settings.max_detections,
         )
     ]
+    with_masks = with_masks and candidates.kernels is not None
+    if with_masks and before_masks is not None:
+        before_masks(_mask_bytes(upright[kept], letterbox, settings))
     detections = Detections(
         boxes_xyxy=upright[kept],
         scores=candidates.scores[kept],
@@ -261,15 +266,24 @@ def _inside(boxes_xyxy: Floats, letterbox: Letterbox) -> NDArray[np.bool_]:
     return across & (bottom > 0) & (top < letterbox.image_height)
 
 
+def _mask_bytes(boxes_xyxy: Floats, letterbox: Letterbox, settings: PostprocessSettings) -> int:
+    """Bytes of masks, one for each pixel of its box or of the image."""
+    limits = np.array([letterbox.image_width, letterbox.image_height], np.float64)
+    if not settings.crop_masks_to_boxes:
+        return len(boxes_xyxy) * int(limits.prod())
+    low = np.floor(np.clip(boxes_xyxy[:, :2], 0, limits))
+    high = np.ceil(np.clip(boxes_xyxy[:, 2:], 0, limits))
+    return int(np.maximum(high - low, 0).prod(axis=1).sum())
+
+
 def _masks(
     candidates: Candidates,
     kept: Indices,
     boxes_xyxy: Floats,
     letterbox: Letterbox,
     settings: PostprocessSettings,
-) -> list[InstanceMask] | None:
-    if candidates.kernels is None:
-        return None
+) -> list[InstanceMask]:
+    assert candidates.kernels is not None
     assert candidates.priors is not None
     assert candidates.mask_features is not None
     return assemble_masks(

@@ -1,27 +1,21 @@
 """The one use-case: bytes of a picture in, detections out. Every interface calls it."""
 
 import asyncio
-import difflib
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.manifest import VersionManifest
-from model.postprocess import (
-    SERVING_SETTINGS,
-    Candidates,
-    Detections,
-    PostprocessSettings,
-    postprocess,
-)
+from model.postprocess import Candidates, Detections, PostprocessSettings, postprocess
 from model.preprocess import Letterbox, letterbox
-from model.repository import RepositoryModel
-from service.codecs.images import DecodedImage, ImageLimits, decode
+from service.codecs.images import DecodedImage, ImageLimits, decode, probe
 from service.detection import (
     Detection,
     DetectionResult,
@@ -29,9 +23,15 @@ from service.detection import (
     RotatedBox,
     Timings,
 )
-from service.errors import FieldError, InvalidOption, Overloaded
+from service.errors import AnswerTooLarge, Overloaded
+from service.model_options import postprocess_settings
 from service.registry import ModelRegistry
-from service.scheduler.batcher import InferenceRow, too_late
+from service.scheduler.batcher import Admitted
+from service.scheduler.refusals import too_late
+from service.scheduler.requests import InferenceRow
+from service.scheduler.working_memory import WorkingMemory
+from service.served_model import ServedModel
+from service.settings import WORKING_BYTES_PER_PIXEL
 
 Answer = TypeVar("Answer")
 
@@ -46,11 +46,30 @@ Present = Callable[[DetectionResult, Picture], Answer]
 
 @dataclass(frozen=True)
 class DetectorLimits:
-    """What one request may cost, and how many may be under way."""
+    """What one request may cost, and what all of them together.
+
+    `max_in_flight` counts the pictures of one model from their arrival to their answer,
+    `max_working_bytes` what is decoded, and masks, of all models.
+    """
 
     image: ImageLimits
     max_in_flight: int
     default_timeout_s: float
+    max_working_bytes: int = 1024 * 1024 * 1024
+    max_images_per_request: int = 32
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A picture on its way through the stages."""
+
+    data: bytes
+    options: DetectOptions
+    model: ServedModel
+    settings: PostprocessSettings
+    arrived_s: float
+    deadline_s: float
+    draws: bool
 
 
 class Detector:
@@ -63,7 +82,8 @@ class Detector:
         self.metrics = registry.metrics
         self.limits = limits
         self._workers = workers
-        self._in_flight = 0
+        self._memory = WorkingMemory(limits.max_working_bytes)
+        self._in_flight: Counter[str] = Counter()
 
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
@@ -80,123 +100,146 @@ class Detector:
         return self.metrics.exposition()
 
     async def detect(
-        self, data: bytes, options: DetectOptions, present: Present[Answer], *, client: str = ""
+        self,
+        data: bytes,
+        options: DetectOptions,
+        present: Present[Answer],
+        *,
+        client: str = "",
+        draws: bool = False,
     ) -> Answer:
         """Detect in one encoded picture and give what `present` makes of it.
 
-        `client` is who asks: those of the same priority take turns. Raises the errors of
-        `service.errors`.
+        `client` is who asks: those of the same priority take turns. `draws` says that `present`
+        will ask for the picture. Raises the errors of `service.errors`.
         """
-        if self._in_flight >= self.limits.max_in_flight:
-            raise Overloaded(
-                f"{self._in_flight} requests are under way; try again later", retry_after_s=1.0
-            )
-        self._in_flight += 1
-        try:
-            return await self._detect(data, options, present, client)
-        finally:
-            self._in_flight -= 1
-
-    async def _detect(
-        self, data: bytes, options: DetectOptions, present: Present[Answer], client: str
-    ) -> Answer:
         arrived_s = time.monotonic()
         model = self.registry.resolve(options.model)
-        manifest = model.source.manifest
-        settings = postprocess_settings(model.source, options)
-        longest_s = self.limits.default_timeout_s
-        deadline_s = arrived_s + min(options.timeout_s or longest_s, longest_s)
+        with self._under_way(model.source.name):
+            longest_s = self.limits.default_timeout_s
+            asked = _Asked(
+                data,
+                options,
+                model,
+                postprocess_settings(model.source, options),
+                arrived_s,
+                arrived_s + min(options.timeout_s or longest_s, longest_s),
+                draws,
+            )
+            return await self._detect(asked, present, client)
 
-        def begin() -> tuple[NDArray[np.uint8], Letterbox]:
-            # The job may have waited for a free worker; what is late already costs nothing more.
-            if time.monotonic() >= deadline_s:
-                raise too_late()
-            return _network_input(data, self.limits.image, manifest.input_size)
+    @contextmanager
+    def _under_way(self, model: str) -> Generator[None]:
+        """A place among the pictures of a model that are under way. Raises Overloaded."""
+        if self._in_flight[model] >= self.limits.max_in_flight:
+            raise Overloaded(
+                f"{self._in_flight[model]} pictures are under way for this model; try again later",
+                retry_after_s=1.0,
+            )
+        self._in_flight[model] += 1
+        try:
+            yield
+        finally:
+            self._in_flight[model] -= 1
 
-        pixels, geometry = await self._on_worker(begin)
-        decoded_s = time.monotonic()
-        row = await model.batcher.submit(
-            pixels,
-            priority=options.priority,
-            deadline_s=deadline_s,
+    async def _detect(self, asked: _Asked, present: Present[Answer], client: str) -> Answer:
+        model = asked.model
+        with model.batcher.admit(
+            priority=asked.options.priority,
+            # Inference must end while there is time for what follows.
+            deadline_s=asked.deadline_s - model.postprocessing.mean_s(1),
             client=client,
-        )
+            ready_in_s=model.decoding.mean_s(1),
+        ) as admitted:
+            pixels, geometry = await self._on_worker(lambda: self._begin(asked, admitted))
+            decoded_s = time.monotonic()
+            model.decoding.observe(1, decoded_s - asked.arrived_s)
+            row = await admitted.infer(pixels)
         inferred_s = time.monotonic()
+        answer = await self._on_worker(
+            lambda: self._finish(asked, geometry, row, (decoded_s, inferred_s), present)
+        )
+        model.postprocessing.observe(1, time.monotonic() - inferred_s)
+        return answer
 
-        def finish() -> Answer:
+    def _begin(self, asked: _Asked, admitted: Admitted) -> tuple[NDArray[np.uint8], Letterbox]:
+        """The network's input; on a worker thread."""
+        # The job may have waited for a free worker; what is late already costs nothing more.
+        if admitted.is_over or time.monotonic() >= asked.deadline_s:
+            raise too_late()
+        header = probe(asked.data, self.limits.image)
+        with self._memory.share(asked.deadline_s) as take:
+            take(header.width * header.height * WORKING_BYTES_PER_PIXEL)
+            height, width = asked.model.source.manifest.input_size
+            return letterbox(decode(asked.data, self.limits.image).pixels_bgr, width, height)
+
+    def _finish(
+        self,
+        asked: _Asked,
+        geometry: Letterbox,
+        row: InferenceRow,
+        ended_s: tuple[float, float],
+        present: Present[Answer],
+    ) -> Answer:
+        """The answer from a row of the network's outputs; on a worker thread.
+
+        `ended_s` is when decoding and inference ended.
+        """
+        if time.monotonic() >= asked.deadline_s:
+            raise too_late()
+        decoded_s, inferred_s = ended_s
+        manifest = asked.model.source.manifest
+        wants_masks = manifest.task == "instance" and asked.options.mask_format != "none"
+        picture_bytes = (
+            geometry.image_width * geometry.image_height * WORKING_BYTES_PER_PIXEL
+            if asked.draws
+            else 0
+        )
+        with self._memory.share(asked.deadline_s) as take:
+
+            def before_masks(mask_bytes: int) -> None:
+                self._require_room(mask_bytes)
+                take(mask_bytes + picture_bytes)
+
+            if not wants_masks:
+                take(picture_bytes)
             detections = postprocess(
                 _candidates(row),
                 geometry,
-                settings,
-                with_masks=manifest.task == "instance" and options.mask_format != "none",
+                asked.settings,
+                with_masks=wants_masks,
+                before_masks=before_masks,
             )
             finished_s = time.monotonic()
             result = DetectionResult(
-                model=model.identity,
+                model=asked.model.identity,
                 width=geometry.image_width,
                 height=geometry.image_height,
                 detections=_named(detections, manifest),
                 timings=Timings(
-                    decode_s=decoded_s - arrived_s,
+                    decode_s=decoded_s - asked.arrived_s,
                     queue_s=row.queue_s,
                     infer_s=row.infer_s,
                     postprocess_s=finished_s - inferred_s,
-                    total_s=finished_s - arrived_s,
+                    total_s=finished_s - asked.arrived_s,
                 ),
                 batch_size=row.batch_size,
             )
             self.metrics.detected(result)
-            return present(result, lambda: decode(data, self.limits.image))
+            return present(result, lambda: decode(asked.data, self.limits.image))
 
-        return await self._on_worker(finish)
+    def _require_room(self, mask_bytes: int) -> None:
+        if mask_bytes > self.limits.max_working_bytes:
+            raise AnswerTooLarge(
+                f"the masks found in this picture would take {mask_bytes} bytes of memory, more "
+                f"than the {self.limits.max_working_bytes} there are; ask for fewer with "
+                "max_detections or score_threshold, send a smaller picture, or choose "
+                "mask_format=none",
+                limits={"max_working_bytes": self.limits.max_working_bytes},
+            )
 
     async def _on_worker(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-
-def postprocess_settings(source: RepositoryModel, options: DetectOptions) -> PostprocessSettings:
-    """The model's thresholds, with what the request asks for in their place.
-
-    Raises InvalidOption for classes that the model does not have.
-    """
-    thresholds = source.manifest.thresholds
-    return replace(
-        SERVING_SETTINGS[source.manifest.task],
-        score_threshold=_first(options.score_threshold, thresholds.score),
-        iou_threshold=_first(options.iou_threshold, thresholds.iou),
-        max_detections=_first(options.max_detections, thresholds.max_detections),
-        class_agnostic=options.class_agnostic_nms,
-        class_ids=None if options.classes is None else _class_ids(source, options.classes),
-    )
-
-
-def _first(asked: Answer | None, default: Answer) -> Answer:
-    return default if asked is None else asked
-
-
-def _class_ids(source: RepositoryModel, wanted: tuple[str, ...]) -> tuple[int, ...]:
-    """Names or ids, as written by the caller, to ids."""
-    names = source.manifest.classes
-    ids_by_name = {name.casefold(): index for index, name in enumerate(names)}
-    ids: list[int] = []
-    for text in wanted:
-        found = ids_by_name.get(text.casefold())
-        if found is None and text.isdecimal() and len(text) < 10 and int(text) < len(names):
-            found = int(text)
-        if found is None:
-            near = difflib.get_close_matches(text.casefold(), ids_by_name, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else f"; it has {_shortened(names)}"
-            detail = f"model '{source.name}' has no class '{text}'{hint}"
-            raise InvalidOption(detail, errors=[FieldError("/classes", detail)])
-        ids.append(found)
-    return tuple(ids)
-
-
-def _network_input(
-    data: bytes, limits: ImageLimits, input_size: tuple[int, int]
-) -> tuple[NDArray[np.uint8], Letterbox]:
-    height, width = input_size
-    return letterbox(decode(data, limits).pixels_bgr, width, height)
 
 
 def _candidates(row: InferenceRow) -> Candidates:
@@ -210,12 +253,6 @@ def _candidates(row: InferenceRow) -> Candidates:
         priors=outputs.get("priors"),
         mask_features=outputs.get("mask_features"),
     )
-
-
-def _shortened(names: tuple[str, ...]) -> str:
-    """The first few of many names."""
-    shown = ", ".join(names[:10])
-    return shown if len(names) <= 10 else f"{shown} and {len(names) - 10} more"
 
 
 def _named(detections: Detections, manifest: VersionManifest) -> list[Detection]:

@@ -8,7 +8,9 @@
     │   ├── UnsupportedMediaType     a content type or an image format that is not served
     │   ├── NotAcceptable            an answer format that is not served
     │   ├── InvalidOption            an option with a wrong name or value
-    │   └── UnknownModel             no model of that name
+    │   ├── AnswerTooLarge           masks that would take more memory than there is for them
+    │   ├── UnknownModel             no model of that name
+    │   └── ModelNotLoadable         a model of the repository that cannot be loaded
     └── ServiceUnavailable           the caller did nothing wrong
         ├── Overloaded               the queue is full: try again later
         ├── DeadlineExceeded         no answer in the time that the request allowed
@@ -103,6 +105,20 @@ class UnknownModel(RequestRefused):
 
     code = "unknown-model"
     title = "Unknown model"
+
+
+class AnswerTooLarge(RequestRefused):
+    """The masks that were found would take more memory than there is for them."""
+
+    code = "answer-too-large"
+    title = "Answer too large"
+
+
+class ModelNotLoadable(RequestRefused):
+    """A model of the repository that cannot be loaded; what was served before still is."""
+
+    code = "model-not-loadable"
+    title = "Model cannot be loaded"
 
 
 class ServiceUnavailable(ServiceError):

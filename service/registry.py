@@ -1,49 +1,38 @@
-"""The models that are being served: each with its runtime and its queue, and which is meant."""
+"""The models that are being served, and which is meant; loads, replaces and unloads them."""
 
+import asyncio
 import difflib
 import logging
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
-from model.manifest import TASK_OUTPUTS
 from model.repository import ModelRepository, RepositoryError, RepositoryModel
-from service.detection import ModelIdentity
-from service.errors import ModelNotReady, UnknownModel
+from service.errors import ModelNotLoadable, ModelNotReady, ShuttingDown, UnknownModel
 from service.runtime.base import Runtime
-from service.scheduler.batcher import Batcher, Recovery
 from service.scheduler.engine_places import EnginePlaces
+from service.scheduler.engine_threads import EngineThreads
+from service.served_model import ModelOpener, ServedModel
 from service.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 #: Which kind of model answers first where a request names none.
 _TASK_ORDER = ("detect", "instance", "rotated")
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """A loaded model."""
-
-    source: RepositoryModel
-    runtime_description: str
-    batcher: Batcher
-
-    @property
-    def identity(self) -> ModelIdentity:
-        """As it stands in answers."""
-        return ModelIdentity(self.source.name, str(self.source.version), self.source.manifest.task)
-
-
-@dataclass(frozen=True)
 class ModelStatus:
     """One model as `/models` and `/readyz` show it; `problem` says why it does not answer now.
 
-    A model that failed was not loaded; one that recovers had a runtime that hung.
+    A model that failed could not be loaded; one that recovers had a runtime that hung.
     """
 
     name: str
-    state: Literal["ready", "failed", "recovering"]
+    state: Literal["ready", "loading", "unloaded", "failed", "recovering"]
     served: ServedModel | None = None
     problem: str | None = None
 
@@ -65,23 +54,41 @@ class ModelRegistry:
         """`num_places` is how many calls of runtimes keep the machine busy, all models together;
         after `hang_s` a call counts as hung."""
         self._repository = repository
-        self._open_runtime = open_runtime
-        self._max_waiting = max_waiting
-        self._places = EnginePlaces(num_places)
-        self._hang_s = hang_s
         self._default_model = default_model
         self.metrics = metrics or Metrics()
+        self._opener = ModelOpener(
+            repository,
+            open_runtime,
+            EnginePlaces(num_places),
+            max_waiting=max_waiting,
+            hang_s=hang_s,
+            metrics=self.metrics,
+        )
         self._models: dict[str, ModelStatus] = {}
+        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._changes: set[asyncio.Task[object]] = set()
+        self._stopping = False
 
     @property
     def statuses(self) -> Sequence[ModelStatus]:
         """Every model that was asked for, in the order in which they answer by default."""
         return sorted(map(_now, self._models.values()), key=_default_order)
 
+    def catalogue(self) -> Sequence[ModelStatus]:
+        """`statuses`, and what else lies in the repository and could be loaded; reads a folder."""
+        others = [name for name in self._repository.names() if name not in self._models]
+        return [*self.statuses, *(ModelStatus(name, "unloaded") for name in others)]
+
     @property
     def is_ready(self) -> bool:
         """Whether there is anything to serve with."""
         return any(status.state == "ready" for status in self.statuses)
+
+    async def problems(self) -> dict[str, str | None]:
+        """For every model that is loaded, why it does not answer, by a real inference lately."""
+        served = self._served()
+        found = await asyncio.gather(*(each.canary.problem() for each in served))
+        return {each.source.name: problem for each, problem in zip(served, found, strict=True)}
 
     @property
     def default_name(self) -> str | None:
@@ -106,7 +113,7 @@ class ModelRegistry:
             )
         for name in wanted:
             try:
-                self._models[name] = ModelStatus(name, "ready", self._open(name))
+                self._set(ModelStatus(name, "ready", self._opener.open(name)))
             except RepositoryError as error:
                 if names:
                     raise
@@ -127,6 +134,8 @@ class ModelRegistry:
 
     async def stop(self) -> None:
         """Finish what is queued and release every runtime."""
+        self._stopping = True
+        await asyncio.gather(*self._changes, return_exceptions=True)
         for served in self._served():
             await served.batcher.stop()
 
@@ -134,52 +143,105 @@ class ModelRegistry:
         """The model of that name, or the default one. Raises UnknownModel, ModelNotReady."""
         wanted = name if name is not None else self.default_name
         if wanted is None:
-            raise ModelNotReady("no model could be loaded; see /readyz")
+            raise ModelNotReady("no model is loaded; see /readyz")
         status = self._models.get(wanted)
         if status is None:
             raise UnknownModel(f"no model '{wanted}'; {self._hint(wanted)}")
-        if status.served is None:
-            raise ModelNotReady(f"model '{wanted}' could not be loaded: {status.problem}")
-        return status.served
+        if status.served is not None:
+            return status.served
+        if status.state == "loading":
+            raise ModelNotReady(f"model '{wanted}' is being loaded; try again", retry_after_s=1.0)
+        if status.state == "unloaded":
+            raise ModelNotReady(f"model '{wanted}' is not loaded; see /models for those that are")
+        raise ModelNotReady(f"model '{wanted}' could not be loaded: {status.problem}")
 
-    def _open(self, name: str) -> ServedModel:
-        source = self._repository.open(name)
+    async def load(self, name: str, version: int | None = None) -> ModelStatus:
+        """Load a version of a model, by default the newest, or replace the one that is served.
+
+        The old one answers until the new one is warm, and then what it has accepted. Goes on where
+        the caller is cancelled. Raises UnknownModel, and ModelNotLoadable, after which the old one
+        is still served.
+        """
+        return await self._change(name, self._load(name, version))
+
+    async def unload(self, name: str) -> ModelStatus:
+        """Take a model out of service, after what it has accepted. Raises UnknownModel."""
+        return await self._change(name, self._unload(name))
+
+    async def _change(self, name: str, change: Coroutine[None, None, Result]) -> Result:
+        """Run a change of a model to its end, one at a time."""
+
+        async def alone() -> Result:
+            async with self._changing[name]:
+                return await change
+
+        if self._stopping:
+            change.close()
+            raise ShuttingDown("the server is shutting down; no model is loaded or unloaded")
+        task = asyncio.create_task(alone(), name=f"change-{name}")
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
+
+    async def _load(self, name: str, version: int | None) -> ModelStatus:
+        known = await asyncio.to_thread(self._repository.names)
+        if name not in known:
+            raise UnknownModel(f"no model '{name}' in the repository; {_hint(name, known)}")
+        before = self._models.get(name)
+        if before is None or before.served is None:
+            self._models[name] = ModelStatus(name, "loading")
+        opening = EngineThreads(1)
         try:
-            runtime = self._open_runtime(source)
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise RepositoryError(f"{source.graph_path}: cannot be loaded: {reason}") from error
-        if frozenset(runtime.output_names) != TASK_OUTPUTS[source.manifest.task]:
-            raise RepositoryError(
-                f"{source.graph_path}: a model for '{source.manifest.task}' gives "
-                f"{', '.join(sorted(TASK_OUTPUTS[source.manifest.task]))}, this one "
-                f"{', '.join(sorted(runtime.output_names))}; export it again"
+            served = await opening.run(lambda: self._opener.open(name, version))
+        except RepositoryError as error:
+            logger.error("model %s cannot be loaded: %s", name, error)
+            if before is None or before.served is None:
+                self._models[name] = ModelStatus(name, "failed", problem=str(error))
+            raise ModelNotLoadable(str(error)) from error
+        finally:
+            opening.close()
+        served.batcher.start()
+        self._set(ModelStatus(name, "ready", served))
+        if before is not None and before.served is not None:
+            await before.served.batcher.stop()
+        return self._models[name]
+
+    async def _unload(self, name: str) -> ModelStatus:
+        status = self._models.get(name)
+        if status is None:
+            raise UnknownModel(f"no model '{name}' is loaded; {self._hint(name)}")
+        self._set(ModelStatus(name, "unloaded"))
+        if status.served is not None:
+            logger.info("model %s version %d is unloaded", name, status.served.source.version)
+            await status.served.batcher.stop()
+        return self._models[name]
+
+    def _set(self, status: ModelStatus) -> None:
+        """What is served under a name from now on."""
+        before = self._models.get(status.name)
+        self._models[status.name] = status
+        if before is not None and before.served is not None:
+            self.metrics.model_gone(status.name)
+        if (served := status.served) is not None:
+            self.metrics.model_served(
+                status.name,
+                version=str(served.source.version),
+                task=served.source.manifest.task,
+                variant=served.source.manifest.variant,
+                runtime=served.runtime_description,
             )
-        logger.info("model %s version %d: %s", name, source.version, runtime.description)
-        batcher = Batcher(
-            runtime,
-            max_waiting=self._max_waiting,
-            name=name,
-            metrics=self.metrics,
-            places=self._places,
-            recovery=Recovery(self._hang_s, lambda: self._open_runtime(source)),
-        )
-        self.metrics.model_served(
-            name,
-            version=str(source.version),
-            task=source.manifest.task,
-            variant=source.manifest.variant,
-            runtime=runtime.description,
-        )
-        return ServedModel(source, runtime.description, batcher)
 
     def _served(self) -> list[ServedModel]:
         return [status.served for status in self._models.values() if status.served is not None]
 
     def _hint(self, name: str) -> str:
-        near = difflib.get_close_matches(name, self._models, n=1)
-        known = ", ".join(sorted(self._models))
-        return f"did you mean '{near[0]}'? There are: {known}" if near else f"there are: {known}"
+        return _hint(name, sorted(self._models))
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    listed = ", ".join(known)
+    return f"did you mean '{near[0]}'? There are: {listed}" if near else f"there are: {listed}"
 
 
 def _now(status: ModelStatus) -> ModelStatus:

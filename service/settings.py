@@ -1,14 +1,18 @@
 """Settings from the environment, `RTMDET_*`; a wrong one stops the start with one clear line."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "RTMDET_"
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
+
+
+#: What a picture takes while it is decoded and turned upright, 16-bit transparent ones excepted.
+WORKING_BYTES_PER_PIXEL = 8
 
 
 class SettingsError(ValueError):
@@ -73,6 +77,16 @@ class Settings(BaseSettings):
         description="Bytes of request bodies that may be in memory at once, all clients together.",
     )
 
+    max_working_bytes: int = Field(
+        1024 * 1024 * 1024,
+        ge=1,
+        description="Bytes of decoded pictures and masks that may be in memory at once; "
+        f"at least {WORKING_BYTES_PER_PIXEL} for each pixel of `max_image_pixels`.",
+    )
+    max_images_per_request: int = Field(
+        32, ge=1, description="Pictures that one request to `/detect:batch` may have."
+    )
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="What is logged, and what is worse."
     )
@@ -83,6 +97,16 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             return tuple(name.strip() for name in value.split(",") if name.strip())
         return value
+
+    @model_validator(mode="after")
+    def _largest_picture_fits(self) -> Self:
+        least = self.max_image_pixels * WORKING_BYTES_PER_PIXEL
+        if self.max_working_bytes < least:
+            raise ValueError(
+                f"{PREFIX}MAX_WORKING_BYTES={self.max_working_bytes} is less than the {least} that "
+                f"a picture of {PREFIX}MAX_IMAGE_PIXELS={self.max_image_pixels} takes; change one"
+            )
+        return self
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -95,7 +119,10 @@ def load_settings(**overrides: object) -> Settings:
         return Settings(**given)  # pyright: ignore[reportArgumentType] - validated at run time
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
+        if not first["loc"]:
+            # Settings that do not go together: the message names them.
+            raise SettingsError(first["msg"].removeprefix("Value error, ")) from error
+        name = str(first["loc"][0])
         raise SettingsError(
             f"{PREFIX}{name.upper()}={first.get('input')!r}: {first['msg']}"
         ) from error

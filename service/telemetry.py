@@ -210,6 +210,11 @@ class Metrics:
         self._model_info.labels(model, version, task, variant, runtime).set(1)
         self.backend_is(model, up=True)
 
+    def model_gone(self, model: str) -> None:
+        """A model is not served any more; what was counted of it stays."""
+        for gauge in (self._model_info, self._backend_up, self._queue_depth, self._oldest_wait):
+            gauge.remove_by_labels({"model": model})
+
     def backend_is(self, model: str, *, up: bool) -> None:
         """Whether a model's runtime answers."""
         self._backend_up.labels(model).set(up)

@@ -27,8 +27,11 @@ def build_detector(settings: Settings) -> Detector:
     registry.open(settings.models)
     limits = DetectorLimits(
         image=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
-        max_in_flight=settings.max_queue,
+        # As many again as may wait: what has been inferred and is not answered yet.
+        max_in_flight=2 * settings.max_queue,
         default_timeout_s=settings.request_timeout_ms / 1000,
+        max_working_bytes=settings.max_working_bytes,
+        max_images_per_request=settings.max_images_per_request,
     )
     num_workers = settings.worker_threads or _num_cores()
     workers = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")

@@ -15,9 +15,12 @@ from service.errors import (
     Overloaded,
     ShuttingDown,
 )
+from service.runtime.base import Outputs
 from service.runtime.fake import FakeRuntime
-from service.scheduler.batcher import Batcher, InferenceRow, Recovery
-from service.scheduler.latency import LatencyModel
+from service.scheduler.batcher import Batcher
+from service.scheduler.latency import EngineLatency, LatencyModel
+from service.scheduler.requests import InferenceRow
+from service.scheduler.supervised_runtime import Recovery
 
 
 def picture(token: int) -> np.ndarray:
@@ -136,7 +139,7 @@ def test_submit__what_cannot_be_in_time_is_refused_on_arrival() -> None:
     runtime = FakeRuntime(max_batch_size=1, fault=gate)
 
     async def use() -> None:
-        latency = LatencyModel({1: 20.0})
+        latency = EngineLatency(LatencyModel({1: 20.0}))
         batcher = Batcher(runtime, max_waiting=10, latency=latency, clock=lambda: 0.0)
         batcher.start()
         with pytest.raises(DeadlineExceeded, match="takes 20000 ms, and 10000 ms were left"):
@@ -165,9 +168,8 @@ def test_submit__what_batches_take_beside_others_concerns_a_busy_engine_alone() 
     runtime = FakeRuntime(max_batch_size=1, concurrency=2, fault=gate)
 
     async def use() -> None:
-        latency = LatencyModel({1: 1.0})
+        latency = EngineLatency(LatencyModel({1: 1.0}), LatencyModel({1: 3.0}))
         batcher = Batcher(runtime, max_waiting=10, latency=latency, clock=lambda: 0.0)
-        batcher._latency_beside.observe(1, 3.0)
         batcher.start()
         alone = asyncio.ensure_future(batcher.submit(picture(1), priority="normal", deadline_s=2.0))
         await asyncio.to_thread(gate.entered.wait, 10)
@@ -293,7 +295,7 @@ def test_batcher__a_runtime_that_hangs_is_replaced() -> None:
 def test_batcher__a_runtime_that_cannot_be_replaced_is_tried_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.scheduler.batcher._REOPEN_AFTER_S", 0.001)
+    monkeypatch.setattr("service.scheduler.supervised_runtime.REOPEN_AFTER_S", 0.001)
     gate = Gate()
     failures = iter([RuntimeError("no memory"), RuntimeError("no memory")])
 
@@ -371,6 +373,111 @@ def test_stop__finishes_what_is_queued_and_refuses_what_comes() -> None:
             await submit(batcher, 1)
 
     asyncio.run(use())
+
+
+def test_admit__what_cannot_be_in_time_is_refused_before_it_is_decoded() -> None:
+    async def use() -> None:
+        latency = EngineLatency(LatencyModel({1: 20.0}))
+        batcher = Batcher(FakeRuntime(), max_waiting=10, latency=latency, clock=lambda: 0.0)
+        batcher.start()
+        decoded = False
+        with (
+            pytest.raises(DeadlineExceeded),
+            batcher.admit(priority="normal", deadline_s=10.0),
+        ):
+            decoded = True
+        assert not decoded
+        assert batcher.num_waiting == 0
+        await batcher.stop()
+
+    asyncio.run(use())
+
+
+def test_admit__a_picture_that_cannot_be_decoded_leaves_nothing_behind() -> None:
+    async def use(batcher: Batcher) -> None:
+        def fail() -> None:
+            with batcher.admit(priority="normal", deadline_s=time.monotonic() + 10):
+                assert batcher.num_waiting == 1
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert batcher.num_waiting == 0
+
+    served(FakeRuntime(), use)
+
+
+def test_admit__while_it_is_decoded_others_run_and_its_place_is_taken() -> None:
+    async def use(batcher: Batcher) -> None:
+        deadline_s = time.monotonic() + 10
+        with batcher.admit(priority="normal", deadline_s=deadline_s) as admitted:
+            assert token_of(await submit(batcher, 1)) == 1
+            with (
+                batcher.admit(priority="normal", deadline_s=deadline_s),
+                pytest.raises(Overloaded),
+            ):
+                await submit(batcher, 2)
+            assert token_of(await admitted.infer(picture(3))) == 3
+
+    served(FakeRuntime(), use, max_waiting=2)
+
+
+def test_stop__waits_for_what_was_admitted() -> None:
+    async def use() -> None:
+        batcher = Batcher(FakeRuntime(), max_waiting=10)
+        batcher.start()
+        deadline_s = time.monotonic() + 10
+        with (
+            batcher.admit(priority="normal", deadline_s=deadline_s) as first,
+            batcher.admit(priority="normal", deadline_s=deadline_s),
+        ):
+            stopping = asyncio.ensure_future(batcher.stop())
+            await asyncio.sleep(0)
+            assert token_of(await first.infer(picture(1))) == 1
+            assert not stopping.done()
+        # The second went away without a picture.
+        await asyncio.wait_for(stopping, 10)
+
+    asyncio.run(use())
+
+
+def test_submit__a_full_queue_makes_room_for_another_client() -> None:
+    gate = Gate()
+
+    async def use(batcher: Batcher) -> None:
+        def ask(token: int, client: str) -> "asyncio.Future[InferenceRow]":
+            request = batcher.submit(
+                picture(token),
+                priority="normal",
+                deadline_s=time.monotonic() + 30,
+                client=client,
+            )
+            return asyncio.ensure_future(request)
+
+        running = ask(0, "greedy")
+        await asyncio.to_thread(gate.entered.wait, 10)
+        greedy = [ask(token, "greedy") for token in (1, 2)]
+        await asyncio.sleep(0)
+        modest = ask(3, "modest")
+        with pytest.raises(Overloaded):
+            await greedy[1]
+        gate.open.set()
+        rows = await asyncio.gather(running, greedy[0], modest)
+        assert [token_of(row) for row in rows] == [0, 1, 3]
+
+    served(FakeRuntime(max_batch_size=1, fault=gate), use, max_waiting=2)
+
+
+def test_submit__rows_that_are_missing_are_nobody_elses() -> None:
+    class Short(FakeRuntime):
+        def infer(self, images: np.ndarray) -> Outputs:
+            return {name: values[1:] for name, values in super().infer(images).items()}
+
+    async def use(batcher: Batcher) -> None:
+        with pytest.raises(InferenceFailed):
+            await submit(batcher, 1)
+
+    served(Short(), use)
 
 
 def assert_fits(answer: InferenceRow | BaseException, fate: str, token: int) -> None:

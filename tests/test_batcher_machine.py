@@ -1,4 +1,5 @@
-"""The batcher under arrivals, cancellations, deadlines, failures and hangs in any order.
+"""The batcher under arrivals, slow decoding, cancellations, deadlines, failures, hangs, swaps and
+shutdown in any order.
 
 Every picture carries a token, and the runtime answers with it: an answer given to another, twice or
 never shows.
@@ -25,8 +26,10 @@ from service.errors import (
     ShuttingDown,
 )
 from service.runtime.base import Outputs
-from service.scheduler.batcher import Batcher, InferenceRow, Recovery
-from service.scheduler.latency import LatencyModel
+from service.scheduler.batcher import Batcher
+from service.scheduler.latency import EngineLatency, LatencyModel
+from service.scheduler.requests import InferenceRow
+from service.scheduler.supervised_runtime import Recovery
 
 MAX_WAITING = 12
 POISONOUS = 250
@@ -68,6 +71,7 @@ class Asked:
 
     token: int
     answer: "asyncio.Task[InferenceRow]"
+    decoded: asyncio.Event
 
 
 class BatcherMachine(RuleBasedStateMachine):
@@ -78,14 +82,17 @@ class BatcherMachine(RuleBasedStateMachine):
         self.runtime = Troubled()
         self.asked: list[Asked] = []
         self.trouble = False
+        self.hang_s = 60.0
+        #: Those that were swapped for others, and finish what they have.
+        self.stopping: list[asyncio.Task[None]] = []
         self.loop.run_until_complete(self._start())
 
     async def _start(self) -> None:
         self.batcher = Batcher(
             self.runtime,
             max_waiting=MAX_WAITING,
-            latency=LatencyModel({1: 1.0, 3: 2.0}),
-            recovery=Recovery(60.0, lambda: self.runtime),
+            latency=EngineLatency(LatencyModel({1: 1.0, 3: 2.0})),
+            recovery=Recovery(self.hang_s, lambda: self.runtime),
             clock=lambda: self.now_s,
         )
         self.batcher.start()
@@ -102,23 +109,44 @@ class BatcherMachine(RuleBasedStateMachine):
                 st.sampled_from([-1.0, 0.5, 2.0, 10.0, 1000.0, 1000.0]),
                 st.sampled_from(["", "a", "b"]),
                 st.sampled_from([False, False, False, True]),
+                st.booleans(),
             ),
             min_size=1,
             max_size=6,
         ),
         turns=st.integers(0, 2),
     )
-    def ask(self, drawn: list[tuple[Any, float, str, bool]], turns: int) -> None:
-        """Some at once."""
-        for priority, within_s, client, is_poisonous in drawn:
+    def ask(self, drawn: list[tuple[Any, float, str, bool, bool]], turns: int) -> None:
+        """Some at once, some of which take a while to be decoded."""
+        for priority, within_s, client, is_poisonous, decodes_slowly in drawn:
             token = POISONOUS if is_poisonous else len(self.asked) % POISONOUS
-            answer = self.batcher.submit(
-                np.full((2, 2, 3), token, np.uint8),
-                priority=priority,
-                deadline_s=self.now_s + within_s,
-                client=client,
-            )
-            self.asked.append(Asked(token, self.loop.create_task(answer)))
+            decoded = asyncio.Event()
+            if not decodes_slowly:
+                decoded.set()
+            answer = self._infer(token, decoded, priority, self.now_s + within_s, client)
+            self.asked.append(Asked(token, self.loop.create_task(answer), decoded))
+        self.turn(turns)
+
+    async def _infer(
+        self, token: int, decoded: asyncio.Event, priority: Any, deadline_s: float, client: str
+    ) -> InferenceRow:
+        batcher = self.batcher
+        with batcher.admit(priority=priority, deadline_s=deadline_s, client=client) as admitted:
+            await decoded.wait()
+            return await admitted.infer(np.full((2, 2, 3), token, np.uint8))
+
+    @precondition(lambda self: self.asked)
+    @rule(data=st.data(), turns=st.integers(0, 2))
+    def decode(self, data: st.DataObject, turns: int) -> None:
+        data.draw(st.sampled_from(self.asked)).decoded.set()
+        self.turn(turns)
+
+    @precondition(lambda self: len(self.stopping) < 3)
+    @rule(turns=st.integers(0, 2))
+    def swap(self, turns: int) -> None:
+        """Another version takes over; this one finishes what it has."""
+        self.stopping.append(self.loop.create_task(self.batcher.stop()))
+        self.loop.run_until_complete(self._start())
         self.turn(turns)
 
     @precondition(lambda self: self.asked)
@@ -137,12 +165,13 @@ class BatcherMachine(RuleBasedStateMachine):
         self.trouble = True
         self.runtime.told.append("fail")
 
-    @precondition(lambda self: self.batcher._recovery.hang_s == 60.0)
+    @precondition(lambda self: self.hang_s == 60.0)
     @rule()
     def hang_once(self) -> None:
         self.trouble = True
         self.runtime.told.append("hang")
-        self.batcher._recovery = Recovery(0.1, lambda: self.runtime)
+        self.hang_s = 0.1
+        self.batcher._runtime.recovery = Recovery(self.hang_s, lambda: self.runtime)
 
     @rule()
     def work_goes_on(self) -> None:
@@ -168,7 +197,9 @@ class BatcherMachine(RuleBasedStateMachine):
         self.loop.call_later(1.0, self.runtime.let_go.set)
         while self.batcher.problem is not None:
             await asyncio.sleep(0.001)
-        await self.batcher.stop()
+        for asked in self.asked:
+            asked.decoded.set()
+        await asyncio.gather(self.batcher.stop(), *self.stopping)
         answers = await asyncio.gather(
             *(asked.answer for asked in self.asked), return_exceptions=True
         )

@@ -125,5 +125,7 @@ def test_settings__are_these() -> None:
         "max_image_bytes",
         "max_image_pixels",
         "max_buffered_bytes",
+        "max_working_bytes",
+        "max_images_per_request",
         "log_level",
     }

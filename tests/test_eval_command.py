@@ -20,7 +20,7 @@ from model.export import export_model
 from model.manifest import MANIFEST_FILE, Thresholds, read_model_manifest
 from model.repository import ModelRepository
 from service.detection import DetectOptions
-from service.detector import postprocess_settings
+from service.model_options import postprocess_settings
 from tests.conftest import PROJECT
 from tests.eval_command import Run, eval_command, one_line
 from tests.known_models import NUM_IMAGES, SIDE, Known, make_known

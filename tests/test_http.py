@@ -289,6 +289,8 @@ def test_problem_codes__are_these() -> None:
         "not-acceptable": 406,
         "invalid-option": 422,
         "unknown-model": 404,
+        "model-not-loadable": 409,
+        "answer-too-large": 413,
         "unavailable": 503,
         "overloaded": None,
         "deadline-exceeded": 504,
@@ -305,7 +307,8 @@ def test_limits__are_those_that_refuse(client: httpx.Client) -> None:
         "max_image_bytes": MAX_BYTES,
         "max_image_pixels": 1_000_000,
         "max_image_side": 65_535,
-        "max_requests_under_way": 64,
+        "max_images_per_request": 32,
+        "max_images_under_way": 128,
         "max_timeout_ms": 30_000,
         "image_formats": ["jpeg", "png", "webp", "gif", "tiff", "bmp"],
     }
@@ -443,9 +446,10 @@ def test_server__clients_take_turns(tmp_path: Path) -> None:
         assert proceed.wait(10)
 
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
-    runtime = FakeRuntime(max_batch_size=1, fault=note)
+    runtime = FakeRuntime(max_batch_size=1)
     registry = ModelRegistry(ModelRepository(tmp_path), lambda _: runtime, max_waiting=64)
     registry.open([])
+    runtime.fault = note
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 64, 30.0)
     detector = Detector(registry, ThreadPoolExecutor(2), limits)
 
@@ -482,9 +486,11 @@ def test_server__abandoned_requests_are_not_inferred(tmp_path: Path) -> None:
         assert proceed.wait(10)
 
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
-    runtime = FakeRuntime(max_batch_size=1, fault=hold)
+    runtime = FakeRuntime(max_batch_size=1)
     registry = ModelRegistry(ModelRepository(tmp_path), lambda _: runtime, max_waiting=64)
     registry.open([])
+    runtime.fault = hold
+    runtime.batch_sizes.clear()
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 64, 30.0)
     detector = Detector(registry, ThreadPoolExecutor(2), limits)
     data = png(picture())
@@ -513,21 +519,22 @@ def test_server__abandoned_requests_are_not_inferred(tmp_path: Path) -> None:
 
 def test_server__an_engine_that_hangs_is_reported_and_replaced(tmp_path: Path) -> None:
     proceed, opened = threading.Event(), threading.Event()
-    runtimes = iter([FakeRuntime(fault=lambda _: proceed.wait(30)), FakeRuntime()])
+    first, second = FakeRuntime(), FakeRuntime()
+    runtimes = iter([first, second])
 
     def open_runtime(_: RepositoryModel) -> FakeRuntime:
         runtime = next(runtimes)
-        assert runtime.fault is not None or opened.wait(10)
+        assert runtime is first or opened.wait(10)
         return runtime
 
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
     registry = ModelRegistry(ModelRepository(tmp_path), open_runtime, max_waiting=4, hang_s=0.05)
     registry.open([])
+    first.fault = lambda _: proceed.wait(30)
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
     with running_server(
         create_app(Detector(registry, ThreadPoolExecutor(1), limits), max_buffered_bytes=10**8)
     ) as client:
-        assert client.get("/readyz").status_code == 200
         assert_problem(post(client), 500, "inference-failed", "try again")
         response = client.get("/readyz")
         assert response.status_code == 503

@@ -240,3 +240,83 @@ def test_is_full__at_its_bound() -> None:
     assert not scene.queue.is_full
     scene.waits("a")
     assert scene.queue.is_full
+
+
+# A request has its place from its arrival on, and runs once it is decoded.
+
+
+def test_next_batch__what_is_not_decoded_keeps_its_place_and_lets_others_run() -> None:
+    scene = Scene()
+    slow = scene.request("a")
+    slow.is_ready = False
+    scene.queue.push(slow)
+    scene.waits("bc")
+    assert scene.next() == "bc"
+    assert not scene.queue.has_ready
+    assert scene.next() == ""
+    slow.is_ready = True
+    assert scene.next() == "a"
+
+
+def test_late_by_s__counts_what_is_not_decoded_yet() -> None:
+    scene = Scene(max_batch_size=1)
+    slow = scene.request("a", within_s=2.5)
+    slow.is_ready = False
+    scene.queue.push(slow)
+    # The first takes 2 s, the second another 2 s.
+    assert scene.late_by_s(scene.request("b", within_s=3.0)) == 1.0
+
+
+def test_late_by_s__an_idle_engine_waits_for_the_picture_itself() -> None:
+    scene = Scene()
+    request = scene.request("a", within_s=3.0)
+    assert scene.late_by_s(request) == 0.0
+    late_s = scene.queue.late_by_s(request, scene.now_s, scene.engine, ready_in_s=5.0)
+    # Decoded after 5 s, inferred after 7 s.
+    assert late_s == 4.0
+
+
+def test_next_batch__what_cannot_be_in_time_any_more_is_given_up_undecoded() -> None:
+    scene = Scene()
+    slow = scene.request("a", within_s=5.0)
+    slow.is_ready = False
+    scene.queue.push(slow)
+    scene.now_s = 4.0
+    members, hopeless = scene.queue.next_batch(scene.now_s, scene.engine)
+    assert members == []
+    assert hopeless == [slow]
+
+
+# A full queue: nobody keeps the others out by asking for more.
+
+
+def test_displaced_by__the_last_of_the_client_with_the_most_gives_way() -> None:
+    scene = Scene(max_waiting=4)
+    scene.waits("ab", client="greedy")
+    scene.waits("c", client="greedy", within_s=2000.0)
+    scene.waits("d", client="other")
+    displaced = scene.queue.displaced_by("new", scene.now_s)
+    assert displaced is not None
+    assert displaced.payload == "c"
+    assert len(scene.queue) == 3
+
+
+def test_displaced_by__of_lower_priority_first() -> None:
+    scene = Scene(max_waiting=3)
+    scene.waits("a", client="greedy", priority="low", within_s=10.0)
+    scene.waits("bc", client="greedy", priority="high", within_s=2000.0)
+    displaced = scene.queue.displaced_by("new", scene.now_s)
+    assert displaced is not None
+    assert displaced.payload == "a"
+
+
+def test_displaced_by__equals_keep_what_they_have() -> None:
+    scene = Scene(max_waiting=4)
+    scene.waits("ab", client="one")
+    scene.waits("cd", client="two")
+    assert scene.queue.displaced_by("one", scene.now_s) is None
+    assert scene.queue.displaced_by("two", scene.now_s) is None
+    # A third may have one where they have two.
+    assert scene.queue.displaced_by("three", scene.now_s) is not None
+    scene.waits("e", client="three")
+    assert scene.queue.displaced_by("three", scene.now_s) is None

@@ -29,20 +29,20 @@ def multipart(*parts: tuple[str, bytes], file_names: bool = True) -> tuple[str, 
 )
 def test_parse_upload__raw_body(content_type: str) -> None:
     upload = parse_upload(content_type, PICTURE)
-    assert upload.image == PICTURE
+    assert upload.images == (PICTURE,)
     assert list(upload.options) == []
 
 
 @pytest.mark.parametrize("part", ["image", "file"])
 def test_parse_upload__form_part_with_options(part: str) -> None:
     upload = parse_upload(*multipart((part, PICTURE), ("score_threshold", b"0.5")))
-    assert upload.image == PICTURE
+    assert upload.images == (PICTURE,)
     assert list(upload.options) == [("score_threshold", "0.5")]
 
 
 def test_parse_upload__form_part_without_a_file_name() -> None:
     upload = parse_upload(*multipart(("image", PICTURE), file_names=False))
-    assert upload.image == PICTURE
+    assert upload.images == (PICTURE,)
 
 
 def test_parse_upload__json_with_options_beside_and_nested() -> None:
@@ -52,14 +52,14 @@ def test_parse_upload__json_with_options_beside_and_nested() -> None:
         "options": {"score_threshold": 0.5},
     }
     upload = parse_upload("application/json", json.dumps(document).encode())
-    assert upload.image == PICTURE
+    assert upload.images == (PICTURE,)
     assert list(upload.options) == [("model", "a"), ("score_threshold", 0.5)]
 
 
 def test_parse_upload__json_data_uri_and_line_breaks() -> None:
     text = "data:image/png;base64," + base64.encodebytes(PICTURE).decode()
     body = json.dumps({"image": {"base64": text}}).encode()
-    assert parse_upload("application/json", body).image == PICTURE
+    assert parse_upload("application/json", body).images == (PICTURE,)
 
 
 @pytest.mark.parametrize(
@@ -122,4 +122,4 @@ def test_parse_upload__other_content_types(content_type: str) -> None:
 )
 def test_parse_upload__any_bytes_are_taken_or_refused(content_type: str, body: bytes) -> None:
     with contextlib.suppress(ServiceError):
-        assert isinstance(parse_upload(content_type, body).image, bytes)
+        assert isinstance(parse_upload(content_type, body).images[0], bytes)

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.detector import Detector
 from service.errors import ServiceError
+from service.http_api import model_routes, operation_routes, routes
 from service.http_api.problems import MEDIA_TYPE, plain_problem, problem_response
 from service.http_api.request_ids import RequestIds, request_id
 from service.http_api.request_metrics import RequestMetrics
-from service.http_api.routes import router
 from service.http_api.uploads import UploadBudget
 from service.version import VERSION
 
@@ -46,8 +46,9 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
     )
     app.state.detector = detector
     app.state.uploads = UploadBudget(max_buffered_bytes)
-    app.include_router(router)
-    app.include_router(router, prefix="/v1", include_in_schema=False)
+    for part in (routes, model_routes, operation_routes):
+        app.include_router(part.router)
+        app.include_router(part.router, prefix="/v1", include_in_schema=False)
     # The last one added is the outermost.
     app.add_middleware(LastResort)
     app.add_middleware(RequestMetrics, metrics=detector.metrics)

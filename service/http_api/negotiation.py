@@ -1,5 +1,7 @@
 """Which of the answer formats a client wants, by its Accept header (RFC 9110 section 12.5.1)."""
 
+from collections.abc import Sequence
+
 from service.errors import NotAcceptable
 
 JSON = "application/json"
@@ -10,14 +12,14 @@ PNG = "image/png"
 OFFERED = (JSON, JPEG, PNG)
 
 
-def choose_media_type(accept: str | None) -> str:
+def choose_media_type(accept: str | None, offered: Sequence[str] = OFFERED) -> str:
     """The offered type that the client prefers; JSON without a header. Raises NotAcceptable."""
     if accept is None or not accept.strip():
         return JSON
     ranges = [_parse_range(part) for part in accept.split(",") if part.strip()]
-    best = max(OFFERED, key=lambda offered: (_quality(offered, ranges), -OFFERED.index(offered)))
+    best = max(offered, key=lambda each: (_quality(each, ranges), -offered.index(each)))
     if _quality(best, ranges) <= 0:
-        raise NotAcceptable(f"Accept '{accept}' allows none of {', '.join(OFFERED)}")
+        raise NotAcceptable(f"Accept '{accept}' allows none of {', '.join(offered)}")
     return best
 
 

@@ -2,10 +2,39 @@
 
 from typing import Any
 
-from service.http_api.negotiation import JPEG, PNG
+from service.http_api.negotiation import JPEG, JSON, PNG
 from service.http_api.options import ALIASES, OptionFields
 from service.http_api.problems import MEDIA_TYPE
-from service.http_api.schemas import DetectSchema, ProblemSchema
+from service.http_api.schemas import DetectBatchSchema, DetectSchema, ProblemSchema
+
+#: One white pixel, so that an example can be sent as it stands.
+_TINY_PNG = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVQIHWP4DwABAQEANl9ngAAAAABJRU5ErkJggg=="
+)
+
+#: An answer of a model for masks.
+_EXAMPLE: dict[str, Any] = {
+    "id": "req_01946c3f5a7b9f2d6c1e8a4b7d3f",
+    "model": {"name": "rtmdet-ins-s-coco", "version": "1", "task": "instance"},
+    "image": {"width": 640, "height": 480},
+    "detections": [
+        {
+            "label": "person",
+            "class_id": 0,
+            "score": 0.91,
+            "box": [20.0, 100.0, 26.0, 110.0],
+            "mask": {"format": "rle", "size": [480, 640], "counts": "T_9:f>000000000lfo8"},
+        }
+    ],
+    "timings_ms": {
+        "decode": 2.1,
+        "queue": 0.1,
+        "infer": 23.4,
+        "postprocess": 0.8,
+        "total": 26.6,
+    },
+    "batch": {"size": 1},
+}
 
 _PICTURE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
@@ -36,22 +65,44 @@ def _parameters() -> list[dict[str, Any]]:
     return parameters
 
 
-def _request_body() -> dict[str, Any]:
+def _request_body(*, several: bool) -> dict[str, Any]:
+    """Bodies of `/detect`, or of `/detect:batch`."""
     options = _option_schemas()
-    part = {"type": "string", "format": "binary"}
-    form = {"type": "object", "required": ["image"], "properties": {"image": part} | options}
+    name = "images" if several else "image"
+    part: dict[str, Any] = {"type": "string", "format": "binary"}
     base64 = {"type": "string", "description": "base64 of the picture's bytes"}
-    image = {"type": "object", "required": ["base64"], "properties": {"base64": base64}}
-    document = {"type": "object", "required": ["image"], "properties": {"image": image} | options}
-    return {
-        "required": True,
-        "content": {
-            "image/*": _PICTURE,
-            "multipart/form-data": {"schema": form},
-            "application/json": {"schema": document},
+    image: dict[str, Any] = {
+        "type": "object",
+        "required": ["base64"],
+        "properties": {"base64": base64},
+    }
+    if several:
+        part = {"type": "array", "items": part}
+        image = {"type": "array", "items": image, "minItems": 1}
+    form = {"type": "object", "required": [name], "properties": {name: part} | options}
+    document = {"type": "object", "required": [name], "properties": {name: image} | options}
+    in_json: Any = [{"base64": _TINY_PNG}] * 2 if several else {"base64": _TINY_PNG}
+    content: dict[str, Any] = {
+        "multipart/form-data": {"schema": form},
+        "application/json": {
+            "schema": document,
+            "example": {name: in_json, "score_threshold": 0.4},
         },
     }
+    return {"required": True, "content": content if several else {"image/*": _PICTURE} | content}
 
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: _problem("No picture, a damaged one, or more than one request may have."),
+    404: _problem("No model of that name."),
+    406: _problem("None of the offered answer formats is accepted."),
+    413: _problem("Too many bytes or pixels, or masks that would take too much memory."),
+    415: _problem("A content type or picture format that is not served."),
+    422: _problem("An option with a wrong name or value."),
+    500: _problem("The runtime failed on the picture."),
+    503: _problem("Too many requests are waiting, or the model is not loaded."),
+    504: _problem("No answer in the time that the request allowed."),
+}
 
 DETECT: dict[str, Any] = {
     "tags": ["detection"],
@@ -59,18 +110,51 @@ DETECT: dict[str, Any] = {
         200: {
             "description": "The detections, or the picture with the detections drawn.",
             "model": DetectSchema,
-            "content": {JPEG: _PICTURE, PNG: _PICTURE},
+            "content": {JSON: {"example": _EXAMPLE}, JPEG: _PICTURE, PNG: _PICTURE},
         },
-        400: _problem("No picture, a damaged one, or two."),
-        404: _problem("No model of that name."),
-        406: _problem("None of the offered answer formats is accepted."),
-        413: _problem("Too many bytes or pixels."),
-        415: _problem("A content type or picture format that is not served."),
-        422: _problem("An option with a wrong name or value."),
-        503: _problem("Too many requests are waiting, or the model is not loaded."),
-        504: _problem("No answer in the time that the request allowed."),
+        **_REFUSALS,
     },
-    "openapi_extra": {"parameters": _parameters(), "requestBody": _request_body()},
+    "openapi_extra": {"parameters": _parameters(), "requestBody": _request_body(several=False)},
+}
+
+DETECT_BATCH: dict[str, Any] = {
+    "tags": ["detection"],
+    "responses": {
+        200: {
+            "description": "A result for each picture, in their order.",
+            "model": DetectBatchSchema,
+            "content": {JSON: {"example": {"id": _EXAMPLE["id"], "results": [_EXAMPLE]}}},
+        },
+        **_REFUSALS,
+    },
+    "openapi_extra": {"parameters": _parameters(), "requestBody": _request_body(several=True)},
+}
+
+LOAD: dict[str, Any] = {
+    "tags": ["models"],
+    "responses": {
+        404: _problem("No model of that name in the repository."),
+        409: _problem("The model cannot be loaded; what was served before still is."),
+        422: _problem("`version` is no number."),
+        503: _problem("The server is shutting down."),
+    },
+    "openapi_extra": {
+        "parameters": [
+            {
+                "name": "version",
+                "in": "query",
+                "schema": {"type": "integer", "minimum": 1},
+                "description": "Version to load; the newest where it is left out.",
+            }
+        ]
+    },
+}
+UNLOAD: dict[str, Any] = {
+    "tags": ["models"],
+    "responses": {
+        404: _problem("No model of that name is loaded."),
+        503: _problem("The server is shutting down."),
+    },
 }
 
 MODELS: dict[str, Any] = {"tags": ["models"]}

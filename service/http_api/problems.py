@@ -15,6 +15,8 @@ HTTP_STATUS: dict[type[ServiceError], int] = {
     errors.UndecodableImage: 400,
     errors.UnknownModel: 404,
     errors.NotAcceptable: 406,
+    errors.ModelNotLoadable: 409,
+    errors.AnswerTooLarge: 413,
     errors.ImageTooLarge: 413,
     errors.UnsupportedMediaType: 415,
     errors.InvalidOption: 422,
@@ -28,26 +30,37 @@ HTTP_STATUS: dict[type[ServiceError], int] = {
 
 def problem_response(error: ServiceError, *, instance: str, request_id: str) -> Response:
     """The answer to a request that raised `error`."""
-    status = next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
+    body = problem_body(error, instance, request_id)
+    headers: dict[str, str] = {}
+    if error.retry_after_s is not None:
+        # The header counts whole seconds.
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    return Response(json.dumps(body), http_status(error), headers, MEDIA_TYPE)
+
+
+def problem_body(error: ServiceError, instance: str, request_id: str) -> dict[str, object]:
+    """The members of the problem that `error` is."""
     body: dict[str, object] = {
         "type": f"/problems/{error.code}",
         "title": error.title,
-        "status": status,
+        "status": http_status(error),
         "detail": error.detail,
         "instance": instance,
         "code": error.code,
         "request_id": request_id,
     }
-    headers: dict[str, str] = {}
     if error.errors:
         body["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in error.errors]
     if error.limits:
         body["limits"] = dict(error.limits)
     if error.retry_after_s is not None:
         body["retry_after_ms"] = round(error.retry_after_s * 1000)
-        # The header counts whole seconds.
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    return Response(json.dumps(body), status, headers, MEDIA_TYPE)
+    return body
+
+
+def http_status(error: ServiceError) -> int:
+    """That of the nearest class above the error's that stands in the table."""
+    return next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
 
 
 def plain_problem(status: int, title: str, detail: str, *, instance: str, request_id: str) -> bytes:

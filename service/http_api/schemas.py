@@ -89,6 +89,19 @@ class DetectSchema(BaseModel):
     batch: BatchSchema
 
 
+class FailureSchema(BaseModel):
+    """A picture of several that failed alone."""
+
+    problem: "ProblemSchema"
+
+
+class DetectBatchSchema(BaseModel):
+    """The answer to `POST /detect:batch`: a result for each picture, in their order."""
+
+    id: str
+    results: list[DetectSchema | FailureSchema]
+
+
 class ProblemSchema(BaseModel):
     """RFC 9457; `code` is stable, `detail` says what to do."""
 

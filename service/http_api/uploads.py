@@ -1,4 +1,4 @@
-"""How a picture and its options arrive: raw body, multipart form, or JSON with base64.
+"""How pictures and their options arrive: raw body, multipart form, or JSON with base64.
 
 Reading is bounded before it begins; parsing happens on a worker thread.
 """
@@ -25,8 +25,11 @@ from service.errors import (
     UnsupportedMediaType,
 )
 
-#: Names of the form part that holds the picture.
-IMAGE_PARTS = ("image", "file")
+#: Names of the form parts that hold pictures.
+IMAGE_PARTS = ("image", "images", "file")
+
+#: Takes bytes of an `UploadBudget`; raises Overloaded where there are no more.
+TakeBytes = Callable[[int], None]
 
 #: Room for boundaries, part headers, options and JSON around a picture.
 _ENVELOPE_BYTES = 64 * 1024
@@ -45,9 +48,9 @@ _HOW_TO = (
 
 @dataclass(frozen=True)
 class Upload:
-    """An encoded picture, and the options that came in the body with it."""
+    """Encoded pictures, and the options that came in the body with them."""
 
-    image: bytes
+    images: tuple[bytes, ...]
     options: Sequence[tuple[str, object]]
 
 
@@ -55,10 +58,11 @@ class UploadBudget:
     """Bytes of request bodies that may be in memory at once, all clients together."""
 
     def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
         self._free = max_bytes
 
     @contextmanager
-    def share(self) -> Generator[Callable[[int], None]]:
+    def share(self) -> Generator[TakeBytes]:
         """A function that takes bytes of the budget; they are given back when the block ends.
 
         It raises Overloaded where there are no more.
@@ -79,7 +83,7 @@ class UploadBudget:
 
 
 async def read_body(
-    request: Request, max_image_bytes: int, max_seconds: float, take: Callable[[int], None]
+    request: Request, max_image_bytes: int, max_seconds: float, take: TakeBytes
 ) -> bytes:
     """The whole body, its bytes taken of an `UploadBudget`.
 
@@ -117,21 +121,35 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def parse_upload(content_type: str, body: bytes) -> Upload:
-    """Take the body apart. Raises InvalidRequest, UnsupportedMediaType."""
+def parse_upload(content_type: str, body: bytes, max_images: int = 1) -> Upload:
+    """Take the body apart: 1 to `max_images` pictures.
+
+    Raises InvalidRequest, UnsupportedMediaType.
+    """
     if len(content_type) > _MAX_CONTENT_TYPE:
         raise InvalidRequest(f"the Content-Type has more than {_MAX_CONTENT_TYPE} characters")
     media_type = content_type.partition(";")[0].strip().lower()
     if not body:
         raise InvalidRequest(f"the request has no body; {_HOW_TO}")
     if media_type.startswith("image/") or media_type == "application/octet-stream":
-        return Upload(body, ())
+        return Upload((body,), ())
     if media_type == "multipart/form-data":
-        return _parse_multipart(content_type, body)
+        return _checked(_parse_multipart(content_type, body), max_images)
     if media_type == "application/json":
-        return _parse_json(body)
+        return _checked(_parse_json(body), max_images)
     written = f"Content-Type '{media_type}' is not served" if media_type else "no Content-Type"
     raise UnsupportedMediaType(f"{written}; {_HOW_TO}")
+
+
+def _checked(upload: Upload, max_images: int) -> Upload:
+    count = len(upload.images)
+    if count > max_images:
+        if max_images == 1:
+            raise InvalidRequest(f"{count} pictures in one request; send them to /detect:batch")
+        raise InvalidRequest(f"{count} pictures in one request; send at most {max_images}")
+    if count == 0:
+        raise InvalidRequest(f"the request has no picture; {_HOW_TO}")
+    return upload
 
 
 def _parse_multipart(content_type: str, body: bytes) -> Upload:
@@ -173,11 +191,9 @@ def _parse_multipart(content_type: str, body: bytes) -> Upload:
         parser.finalize()
     except (FormParserError, ValueError) as error:
         raise InvalidRequest(f"the multipart body is damaged: {error}") from error
-    if len(images) > 1:
-        raise InvalidRequest(f"{len(images)} pictures in one request; send one in each")
     if not images:
         raise InvalidRequest("the form has no part 'image'; add the picture under that name")
-    return Upload(images[0], options)
+    return Upload(tuple(images), options)
 
 
 def _parse_json(body: bytes) -> Upload:
@@ -190,17 +206,22 @@ def _parse_json(body: bytes) -> Upload:
     if not isinstance(document, dict):
         raise InvalidRequest(f"the JSON body must be an object; {_HOW_TO}")
     members = cast("dict[str, object]", document)
-    image = members.pop("image", None)
+    images = members.pop("images") if "images" in members else [members.pop("image", None)]
+    if "image" in members:
+        raise InvalidRequest("'image' and 'images' in one request; send one of them")
+    if not isinstance(images, list):
+        raise InvalidRequest("'images' must be an array of objects with the member 'base64'")
     nested = members.pop("options", {})
     if not isinstance(nested, dict):
         raise InvalidRequest("'options' must be an object of names and values")
     options = [*members.items(), *cast("dict[str, object]", nested).items()]
-    return Upload(_decode_base64(image), options)
+    pictures = [_decode_base64(image) for image in cast("list[object]", images)]
+    return Upload(tuple(pictures), options)
 
 
 def _decode_base64(image: object) -> bytes:
     if isinstance(image, list):
-        raise InvalidRequest("several pictures in one request; send one in each")
+        raise InvalidRequest("several pictures under 'image'; send 'images' to /detect:batch")
     if not isinstance(image, dict):
         raise InvalidRequest(f"'image' is missing or no object; {_HOW_TO}")
     source = cast("dict[str, object]", image)
@@ -222,7 +243,7 @@ def _decode_base64(image: object) -> bytes:
 
 def _too_large(max_image_bytes: int) -> ImageTooLarge:
     return ImageTooLarge(
-        f"the picture has more than {max_image_bytes} bytes; send a smaller or stronger "
+        f"the body has more than {max_image_bytes} bytes of picture; send a smaller or stronger "
         "compressed one",
         limits={"max_image_bytes": max_image_bytes},
     )

@@ -42,8 +42,11 @@ class EngineThreads:
             call, done, loop = job
             try:
                 result = call()
-            except BaseException as error:
+            except Exception as error:
                 _tell(loop, done, error=error)
+            except BaseException as error:
+                # Nothing that a runtime raises may end the loop that waits for it.
+                _tell(loop, done, error=RuntimeError(repr(error)))
             else:
                 _tell(loop, done, result=result)
 
@@ -53,7 +56,7 @@ def _tell(
     done: "asyncio.Future[object]",
     *,
     result: object = None,
-    error: BaseException | None = None,
+    error: Exception | None = None,
 ) -> None:
     def settle() -> None:
         if done.done():

@@ -1,6 +1,7 @@
 """How long a batch takes, by its size: learnt from the batches that ran. Pure: no clock."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 #: How far one batch moves what is known of its size.
 _STEP = 0.2
@@ -78,3 +79,19 @@ class LatencyModel:
     def high_s(self, size: int) -> float:
         """Within what time a batch of `size` will be done, but for rare ones."""
         return self.mean_s(size) * (1 + _MARGIN * self._deviation)
+
+
+@dataclass(frozen=True)
+class EngineLatency:
+    """What batches take alone, and beside others: on a processor they slow each other down."""
+
+    alone: LatencyModel = field(default_factory=LatencyModel)
+    beside: LatencyModel = field(default_factory=LatencyModel)
+
+    def of(self, *, beside: bool) -> LatencyModel:
+        """What to expect; as long as nothing ran beside others, the same as alone."""
+        return self.beside if beside and self.beside.is_known else self.alone
+
+    def observe(self, size: int, seconds: float, *, beside: bool) -> None:
+        """A batch of `size` took `seconds`."""
+        (self.beside if beside else self.alone).observe(size, seconds)

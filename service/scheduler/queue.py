@@ -10,6 +10,7 @@ import contextlib
 import heapq
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -27,7 +28,8 @@ _RANK: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
 class QueuedRequest(Generic[Payload]):
     """One waiting picture. Times are readings of the scheduler's clock, in seconds.
 
-    `client` is who asked, for a fair share; all that name none are one.
+    `client` is who asked, for a fair share; all that name none are one. A request has its place
+    from its arrival on; it runs once it `is_ready`, that is, decoded.
     """
 
     payload: Payload
@@ -35,6 +37,7 @@ class QueuedRequest(Generic[Payload]):
     queued_at_s: float
     deadline_s: float
     client: str = ""
+    is_ready: bool = True
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,32 @@ class RequestQueue(Generic[Payload]):
         return len(self._waiting) >= self._max_waiting
 
     @property
+    def has_ready(self) -> bool:
+        """Whether anything can run now."""
+        return any(each.is_ready for each in self._waiting)
+
+    @property
     def oldest_queued_at_s(self) -> float | None:
         """When the one that waits longest came."""
         return min((each.queued_at_s for each in self._waiting), default=None)
 
-    def late_by_s(self, request: QueuedRequest[Payload], now_s: float, engine: Engine) -> float:
+    def late_by_s(
+        self,
+        request: QueuedRequest[Payload],
+        now_s: float,
+        engine: Engine,
+        *,
+        ready_in_s: float = 0.0,
+    ) -> float:
         """How long after its deadline the answer to a new request would come; 0 if in time.
 
         Counts what would go before it, in full batches. What comes later and goes before it
-        nevertheless is not known.
+        nevertheless is not known. The request itself is ready in about `ready_in_s`.
         """
-        done_s = _done_s(self._num_ahead(request, now_s) + 1, now_s, engine)
+        done_s = max(
+            _done_s(self._num_ahead(request, now_s) + 1, now_s, engine),
+            now_s + ready_in_s + engine.latency.high_s(1),
+        )
         return max(done_s - request.deadline_s, 0.0)
 
     def push(self, request: QueuedRequest[Payload]) -> None:
@@ -94,8 +112,25 @@ class RequestQueue(Generic[Payload]):
         self._shares.arrived(request.client)
         self._waiting.append(request)
 
+    def displaced_by(self, client: str, now_s: float) -> QueuedRequest[Payload] | None:
+        """Take out a request in whose place one of `client` may wait, of a queue that is full.
+
+        It is the last one to run of the client with the most places, if that has at least two more
+        than `client`: so none keeps the others out by asking for more. None where there is none.
+        """
+        places = Counter(each.client for each in self._waiting)
+        greediest, most = max(places.items(), key=lambda item: item[1])
+        if most < places[client] + 2:
+            return None
+        displaced = max(
+            (each for each in self._waiting if each.client == greediest),
+            key=lambda each: (self._level(each, now_s), each.deadline_s, each.queued_at_s),
+        )
+        self._waiting.remove(displaced)
+        return displaced
+
     def next_batch(self, now_s: float, engine: Engine) -> NextBatch[Payload]:
-        """Take out what runs next, and what is hopeless."""
+        """Take out what runs next of what is ready, and what is hopeless."""
         alone_s = engine.latency.mean_s(1)
         hopeless: list[QueuedRequest[Payload]] = []
         possible: list[QueuedRequest[Payload]] = []
@@ -153,9 +188,11 @@ class RequestQueue(Generic[Payload]):
         return max(_RANK[request.priority] - steps, 0)
 
     def _order(self, now_s: float) -> Iterator[QueuedRequest[Payload]]:
-        """All that wait, in the order in which they go."""
+        """All that are ready, in the order in which they go."""
         lines: dict[tuple[int, str], list[tuple[float, float, int]]] = {}
         for index, each in enumerate(self._waiting):
+            if not each.is_ready:
+                continue
             line = lines.setdefault((self._level(each, now_s), each.client), [])
             line.append((each.deadline_s, each.queued_at_s, index))
         shares = self._shares.copy()

@@ -1,0 +1,53 @@
+"""Whether a model answers: by a real inference of a moment ago, not by a flag."""
+
+import asyncio
+import time
+
+import numpy as np
+
+from service.errors import ServiceError
+from service.scheduler.batcher import Batcher, InferenceRow
+
+#: An inference that is older says nothing any more.
+FRESH_S = 5.0
+
+#: The least time that is waited for an inference.
+_PATIENCE_S = 2.0
+
+
+class Canary:
+    """Asks a model's batcher, as any request does, where no request did so lately."""
+
+    def __init__(self, batcher: Batcher, input_size: tuple[int, int]) -> None:
+        self._batcher = batcher
+        self._blank = np.zeros((*input_size, 3), np.uint8)
+        self._asking: asyncio.Task[str | None] | None = None
+
+    async def problem(self) -> str | None:
+        """Why the model does not answer, or None. Askers at the same time share one inference."""
+        if self._batcher.problem is not None:
+            return self._batcher.problem
+        silent_s = self._batcher.silent_s
+        if silent_s is not None and silent_s < FRESH_S:
+            return None
+        if self._asking is None or self._asking.done():
+            self._asking = asyncio.create_task(self._ask())
+        # One that asks and goes away must not end it for the others.
+        return await asyncio.shield(self._asking)
+
+    async def _ask(self) -> str | None:
+        patience_s = max(_PATIENCE_S, 4 * self._batcher.expected_s)
+        try:
+            row = await self._batcher.submit(
+                self._blank,
+                priority="high",
+                deadline_s=time.monotonic() + patience_s,
+                client="readiness",
+            )
+        except ServiceError as error:
+            return f"no inference within {patience_s:g} s ({error})"
+        return None if _is_finite(row) else "the runtime gives values that are no numbers"
+
+
+def _is_finite(row: InferenceRow) -> bool:
+    return all(np.isfinite(values).all() for values in row.outputs.values())

@@ -1,0 +1,68 @@
+"""What waits in a queue and what comes back: a picture and its reply, a batch and its rows."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.runtime.base import Outputs
+from service.scheduler.queue import QueuedRequest
+
+
+@dataclass(frozen=True)
+class InferenceRow:
+    """What one request gets of its batch: its row of every output, and how it went."""
+
+    outputs: Mapping[str, NDArray[np.generic]]
+    batch_size: int
+    queue_s: float
+    infer_s: float
+
+
+@dataclass(eq=False)
+class Waiting:
+    """Who waits for an answer, and the picture once it is decoded.
+
+    `ready_at_s` is when it came to be: from then on it waits for the engine.
+    """
+
+    reply: "asyncio.Future[InferenceRow]"
+    image: NDArray[np.uint8] | None = None
+    ready_at_s: float = 0.0
+
+
+Batch = list[QueuedRequest[Waiting]]
+
+
+def stacked(batch: Batch) -> NDArray[np.uint8]:
+    """The pictures of a batch as one array: the only copy of them, and none of a single one."""
+    images = [_image(request) for request in batch]
+    return images[0][None] if len(images) == 1 else np.stack(images)
+
+
+def answer(batch: Batch, outputs: Outputs, started_s: float, infer_s: float) -> None:
+    """Give each request of a batch its own row; one that was cancelled meanwhile gets none."""
+    for row, request in enumerate(batch):
+        if not request.payload.reply.done():
+            request.payload.reply.set_result(
+                InferenceRow(
+                    outputs={name: values[row] for name, values in outputs.items()},
+                    batch_size=len(batch),
+                    queue_s=started_s - request.payload.ready_at_s,
+                    infer_s=infer_s,
+                )
+            )
+
+
+def fail(batch: Batch, error: Exception) -> None:
+    """Give every request of a batch that still waits an error."""
+    for request in batch:
+        if not request.payload.reply.done():
+            request.payload.reply.set_exception(error)
+
+
+def _image(request: QueuedRequest[Waiting]) -> NDArray[np.uint8]:
+    assert request.payload.image is not None, "a picture ran before it was decoded"
+    return request.payload.image
