@@ -1,6 +1,7 @@
 """The one use-case: bytes of a picture in, detections out. Every interface calls it."""
 
 import asyncio
+import contextvars
 import difflib
 import time
 from collections.abc import Callable
@@ -30,8 +31,9 @@ from service.detection import (
     Timings,
 )
 from service.errors import FieldError, InvalidOption, Overloaded
-from service.registry import ModelRegistry
+from service.registry import ModelRegistry, ServedModel
 from service.scheduler.batcher import InferenceRow, too_late
+from service.tracing.base import NO_TRACING, Tracing
 
 Answer = TypeVar("Answer")
 
@@ -57,11 +59,16 @@ class Detector:
     """Decodes, infers and post-processes; the work runs on threads, never on the event loop."""
 
     def __init__(
-        self, registry: ModelRegistry, workers: ThreadPoolExecutor, limits: DetectorLimits
+        self,
+        registry: ModelRegistry,
+        workers: ThreadPoolExecutor,
+        limits: DetectorLimits,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.registry = registry
         self.metrics = registry.metrics
         self.limits = limits
+        self.tracing = tracing
         self._workers = workers
         self._in_flight = 0
 
@@ -113,14 +120,23 @@ class Detector:
                 raise too_late()
             return _network_input(data, self.limits.image, manifest.input_size)
 
-        pixels, geometry = await self._on_worker(begin)
+        with self.tracing.stage("decode") as span:
+            span.set("rtmdet.image.bytes", len(data))
+            pixels, geometry = await self._on_worker(begin)
+            span.set("rtmdet.image.width", geometry.image_width)
+            span.set("rtmdet.image.height", geometry.image_height)
         decoded_s = time.monotonic()
-        row = await model.batcher.submit(
-            pixels,
-            priority=options.priority,
-            deadline_s=deadline_s,
-            client=client,
-        )
+        began_s = time.time()
+        with self.tracing.stage("queue", began_s=began_s) as span:
+            span.set("rtmdet.priority", options.priority)
+            row = await model.batcher.submit(
+                pixels,
+                priority=options.priority,
+                deadline_s=deadline_s,
+                client=client,
+            )
+            span.lasted(row.queue_s)
+        self._trace_inference(model, row, began_s + row.queue_s)
         inferred_s = time.monotonic()
 
         def finish() -> Answer:
@@ -145,13 +161,27 @@ class Detector:
                 ),
                 batch_size=row.batch_size,
             )
+            span.set("rtmdet.detections", len(detections.labels))
+            span.lasted(result.timings.postprocess_s)
             self.metrics.detected(result)
             return present(result, lambda: decode(data, self.limits.image))
 
-        return await self._on_worker(finish)
+        with self.tracing.stage("postprocess") as span:
+            return await self._on_worker(finish)
+
+    def _trace_inference(self, model: ServedModel, row: InferenceRow, began_s: float) -> None:
+        """The batch that answered, after the fact: it may have answered others too."""
+        with self.tracing.stage("infer", began_s=began_s) as span:
+            span.set("rtmdet.model.name", model.identity.name)
+            span.set("rtmdet.model.version", model.identity.version)
+            span.set("rtmdet.batch.size", row.batch_size)
+            span.set("rtmdet.batch.reason", row.reason)
+            span.lasted(row.infer_s)
 
     async def _on_worker(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+        # What is logged there belongs to the request as well.
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._workers, run, work)
 
 
 def postprocess_settings(source: RepositoryModel, options: DetectOptions) -> PostprocessSettings:

@@ -126,4 +126,7 @@ def test_settings__are_these() -> None:
         "max_image_pixels",
         "max_buffered_bytes",
         "log_level",
+        "log_format",
+        "access_log",
+        "tracing",
     }

@@ -20,10 +20,10 @@ from service.http_api import openapi
 from service.http_api.negotiation import JPEG, JSON, choose_media_type
 from service.http_api.options import parse_options
 from service.http_api.problems import all_problems
-from service.http_api.request_ids import request_id
 from service.http_api.schemas import detection_json
 from service.http_api.uploads import UploadBudget, parse_upload, read_body
 from service.registry import ModelStatus
+from service.request_context import request_id
 from service.telemetry import CONTENT_TYPE
 
 router = APIRouter()

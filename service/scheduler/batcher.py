@@ -8,7 +8,8 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,14 +41,17 @@ class InferenceRow:
     batch_size: int
     queue_s: float
     infer_s: float
+    reason: DispatchReason
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Waiting:
-    """A picture and who waits for its answer."""
+    """A picture and who waits for its answer; why its batch ran, once it did."""
 
     image: NDArray[np.uint8]
     reply: "asyncio.Future[InferenceRow]"
+    context: Context = field(default_factory=copy_context)
+    reason: DispatchReason = "idle"
 
 
 _Requests = list[QueuedRequest[_Waiting]]
@@ -256,12 +260,15 @@ class Batcher:
             self._metrics.shed(self._name, "hopeless")
             _fail(request.payload.reply, too_late())
         if batch:
+            reason = self._reason(len(batch))
+            for request in batch:
+                request.payload.reason = reason
             self._metrics.batch_ran(
                 self._name,
                 [now_s - request.queued_at_s for request in batch],
                 most=self._max_batch_size,
                 left_waiting=len(self._queue),
-                reason=self._reason(len(batch)),
+                reason=reason,
             )
         return batch
 
@@ -300,7 +307,8 @@ class Batcher:
                 if wanted := [each for each in half if not each.payload.reply.done()]:
                     await self._run(wanted, engine)
             return
-        logger.error("inference of a picture failed", exc_info=error)
+        # In its request's context, so that the line has the request's id.
+        batch[0].payload.context.run(logger.error, "inference of a picture failed", exc_info=error)
         failure = InferenceFailed("the runtime failed on this picture; the server's log says why")
         failure.__cause__ = error
         self._metrics.inference_failed(self._name)
@@ -366,6 +374,7 @@ def _answer(batch: _Requests, outputs: Outputs, started_s: float, infer_s: float
                     batch_size=len(batch),
                     queue_s=started_s - request.queued_at_s,
                     infer_s=infer_s,
+                    reason=request.payload.reason,
                 )
             )
 
