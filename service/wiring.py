@@ -1,5 +1,6 @@
 """Builds the service from its settings: the one place where parts are put together."""
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +11,8 @@ from service.registry import ModelRegistry
 from service.runtime.base import Runtime
 from service.settings import Settings, SettingsError
 from service.tracing.base import NO_TRACING, Tracing
+
+logger = logging.getLogger(__name__)
 
 
 def build_detector(settings: Settings, tracing: Tracing = NO_TRACING) -> Detector:
@@ -39,6 +42,8 @@ def build_detector(settings: Settings, tracing: Tracing = NO_TRACING) -> Detecto
 def choose_tracing(settings: Settings) -> Tracing:
     """What records where the time of requests goes. Raises SettingsError where that cannot be."""
     if settings.tracing == "off":
+        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            logger.info("no traces are sent: RTMDET_TRACING=otlp would send them")
         return NO_TRACING
     try:
         from service.tracing.otlp import UnusableTracing, open_tracing
