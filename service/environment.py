@@ -31,9 +31,13 @@ class UnknownVariable:
     name: str
     meant: str | None
 
+    @property
+    def hint(self) -> str:
+        """What to do about it."""
+        return f"did you mean {self.meant}?" if self.meant else "unset it"
+
     def __str__(self) -> str:
-        hint = f"did you mean {self.meant}?" if self.meant else "unset it"
-        return f"{self.name}: there is no such setting; {hint}"
+        return f"{self.name}: there is no such setting; {self.hint}"
 
 
 def unknown_variables(

@@ -21,7 +21,8 @@ _LONGEST_PATH = 256
 
 class AccessLog:
     """Logs at `info`, probes at `debug`. Routes leave what they know in the request's state:
-    `model`, `problem` (the code of a refusal), `client_name` (whose key was sent), `client_gone`.
+    `model`, `problem` (the code of a refusal), `client_name` (whose key was sent), `client_gone`,
+    `route` where a request was refused before it came to one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -68,8 +69,8 @@ def _level(path: str) -> int:
 
 def _line(scope: Scope, status: int, duration_ms: float, bytes_in: int, bytes_out: int) -> Event:
     method, path = scope["method"], scope["path"][:_LONGEST_PATH]
-    route = getattr(scope.get("route"), "path", None)
     state = scope.get("state", {})
+    route = getattr(scope.get("route"), "path", state.get("route"))
     client = scope.get("client")
     fields: dict[str, object] = {
         "duration_ms": round(duration_ms, 3),
