@@ -1,47 +1,26 @@
 """The one use-case: bytes of a picture in, detections out. Every interface calls it."""
 
 import asyncio
+import contextvars
 import time
 from collections import Counter
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from model.manifest import VersionManifest
-from model.postprocess import Candidates, Detections, PostprocessSettings, postprocess
-from model.preprocess import Letterbox, letterbox
-from service.codecs.images import DecodedImage, ImageLimits, decode, probe
-from service.detection import (
-    Detection,
-    DetectionResult,
-    DetectOptions,
-    RotatedBox,
-    Timings,
-)
-from service.errors import AnswerTooLarge, Overloaded
+from service.codecs.images import ImageLimits
+from service.detection import DetectionResult, DetectOptions
+from service.errors import Overloaded
 from service.model_options import postprocess_settings
 from service.registry import ModelRegistry
 from service.scheduler.batcher import Admitted
-from service.scheduler.refusals import too_late
-from service.scheduler.requests import InferenceRow
 from service.scheduler.working_memory import WorkingMemory
-from service.served_model import ServedModel
-from service.settings import WORKING_BYTES_PER_PIXEL
+from service.stages import Asked, Inferred, NetworkInput, Present, Stages
+from service.tracing.base import NO_TRACING, Tracing
 
 Answer = TypeVar("Answer")
-
-#: Decodes the request's picture once more, upright, for an answer that shows it. A request that
-#: waits for its turn holds the encoded bytes and the network's small input, never a whole picture:
-#: a hundred of them would fill the memory.
-Picture = Callable[[], DecodedImage]
-
-#: Makes an interface's answer of a result and the picture. Runs on a worker thread.
-Present = Callable[[DetectionResult, Picture], Answer]
 
 
 @dataclass(frozen=True)
@@ -59,30 +38,22 @@ class DetectorLimits:
     max_images_per_request: int = 32
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """A picture on its way through the stages."""
-
-    data: bytes
-    options: DetectOptions
-    model: ServedModel
-    settings: PostprocessSettings
-    arrived_s: float
-    deadline_s: float
-    draws: bool
-
-
 class Detector:
     """Decodes, infers and post-processes; the work runs on threads, never on the event loop."""
 
     def __init__(
-        self, registry: ModelRegistry, workers: ThreadPoolExecutor, limits: DetectorLimits
+        self,
+        registry: ModelRegistry,
+        workers: ThreadPoolExecutor,
+        limits: DetectorLimits,
+        tracing: Tracing = NO_TRACING,
     ) -> None:
         self.registry = registry
         self.metrics = registry.metrics
         self.limits = limits
+        self.tracing = tracing
         self._workers = workers
-        self._memory = WorkingMemory(limits.max_working_bytes)
+        self._stages = Stages(limits.image, WorkingMemory(limits.max_working_bytes))
         self._in_flight: Counter[str] = Counter()
 
     def start(self) -> None:
@@ -117,7 +88,7 @@ class Detector:
         model = self.registry.resolve(options.model)
         with self._under_way(model.source.name):
             longest_s = self.limits.default_timeout_s
-            asked = _Asked(
+            asked = Asked(
                 data,
                 options,
                 model,
@@ -142,7 +113,7 @@ class Detector:
         finally:
             self._in_flight[model] -= 1
 
-    async def _detect(self, asked: _Asked, present: Present[Answer], client: str) -> Answer:
+    async def _detect(self, asked: Asked, present: Present[Answer], client: str) -> Answer:
         model = asked.model
         with model.batcher.admit(
             priority=asked.options.priority,
@@ -151,126 +122,46 @@ class Detector:
             client=client,
             ready_in_s=model.decoding.mean_s(1),
         ) as admitted:
-            pixels, geometry = await self._on_worker(lambda: self._begin(asked, admitted))
-            decoded_s = time.monotonic()
-            model.decoding.observe(1, decoded_s - asked.arrived_s)
-            row = await admitted.infer(pixels)
-        inferred_s = time.monotonic()
-        answer = await self._on_worker(
-            lambda: self._finish(asked, geometry, row, (decoded_s, inferred_s), present)
-        )
-        model.postprocessing.observe(1, time.monotonic() - inferred_s)
+            prepared = await self._prepare(asked, admitted)
+            inferred = await self._infer(asked, admitted, prepared)
+        with self.tracing.stage("postprocess") as span:
+
+            def note(result: DetectionResult) -> None:
+                span.set("rtmdet.detections", len(result.detections))
+                span.lasted(result.timings.postprocess_s)
+                self.metrics.detected(result)
+
+            answer = await self._on_worker(
+                lambda: self._stages.finish(asked, inferred, note, present)
+            )
+        model.postprocessing.observe(1, time.monotonic() - inferred.ended_s)
         return answer
 
-    def _begin(self, asked: _Asked, admitted: Admitted) -> tuple[NDArray[np.uint8], Letterbox]:
-        """The network's input; on a worker thread."""
-        # The job may have waited for a free worker; what is late already costs nothing more.
-        if admitted.is_over or time.monotonic() >= asked.deadline_s:
-            raise too_late()
-        header = probe(asked.data, self.limits.image)
-        with self._memory.share(asked.deadline_s) as take:
-            take(header.width * header.height * WORKING_BYTES_PER_PIXEL)
-            height, width = asked.model.source.manifest.input_size
-            return letterbox(decode(asked.data, self.limits.image).pixels_bgr, width, height)
+    async def _prepare(self, asked: Asked, admitted: Admitted) -> NetworkInput:
+        with self.tracing.stage("decode") as span:
+            span.set("rtmdet.image.bytes", len(asked.data))
+            prepared = await self._on_worker(lambda: self._stages.prepare(asked, admitted))
+            span.set("rtmdet.image.width", prepared.geometry.image_width)
+            span.set("rtmdet.image.height", prepared.geometry.image_height)
+        asked.model.decoding.observe(1, prepared.ready_s - asked.arrived_s)
+        return prepared
 
-    def _finish(
-        self,
-        asked: _Asked,
-        geometry: Letterbox,
-        row: InferenceRow,
-        ended_s: tuple[float, float],
-        present: Present[Answer],
-    ) -> Answer:
-        """The answer from a row of the network's outputs; on a worker thread.
-
-        `ended_s` is when decoding and inference ended.
-        """
-        if time.monotonic() >= asked.deadline_s:
-            raise too_late()
-        decoded_s, inferred_s = ended_s
-        manifest = asked.model.source.manifest
-        wants_masks = manifest.task == "instance" and asked.options.mask_format != "none"
-        picture_bytes = (
-            geometry.image_width * geometry.image_height * WORKING_BYTES_PER_PIXEL
-            if asked.draws
-            else 0
-        )
-        with self._memory.share(asked.deadline_s) as take:
-
-            def before_masks(mask_bytes: int) -> None:
-                self._require_room(mask_bytes)
-                take(mask_bytes + picture_bytes)
-
-            if not wants_masks:
-                take(picture_bytes)
-            detections = postprocess(
-                _candidates(row),
-                geometry,
-                asked.settings,
-                with_masks=wants_masks,
-                before_masks=before_masks,
-            )
-            finished_s = time.monotonic()
-            result = DetectionResult(
-                model=asked.model.identity,
-                width=geometry.image_width,
-                height=geometry.image_height,
-                detections=_named(detections, manifest),
-                timings=Timings(
-                    decode_s=decoded_s - asked.arrived_s,
-                    queue_s=row.queue_s,
-                    infer_s=row.infer_s,
-                    postprocess_s=finished_s - inferred_s,
-                    total_s=finished_s - asked.arrived_s,
-                ),
-                batch_size=row.batch_size,
-            )
-            self.metrics.detected(result)
-            return present(result, lambda: decode(asked.data, self.limits.image))
-
-    def _require_room(self, mask_bytes: int) -> None:
-        if mask_bytes > self.limits.max_working_bytes:
-            raise AnswerTooLarge(
-                f"the masks found in this picture would take {mask_bytes} bytes of memory, more "
-                f"than the {self.limits.max_working_bytes} there are; ask for fewer with "
-                "max_detections or score_threshold, send a smaller picture, or choose "
-                "mask_format=none",
-                limits={"max_working_bytes": self.limits.max_working_bytes},
-            )
+    async def _infer(self, asked: Asked, admitted: Admitted, prepared: NetworkInput) -> Inferred:
+        began_s = time.time()
+        with self.tracing.stage("queue", began_s=began_s) as span:
+            span.set("rtmdet.priority", asked.options.priority)
+            row = await admitted.infer(prepared.pixels)
+            span.lasted(row.queue_s)
+        # The batch that answered, after the fact: it may have answered others too.
+        with self.tracing.stage("infer", began_s=began_s + row.queue_s) as span:
+            span.set("rtmdet.model.name", asked.model.identity.name)
+            span.set("rtmdet.model.version", asked.model.identity.version)
+            span.set("rtmdet.batch.size", row.batch_size)
+            span.set("rtmdet.batch.reason", row.reason)
+            span.lasted(row.infer_s)
+        return Inferred(row, prepared, time.monotonic())
 
     async def _on_worker(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
-
-
-def _candidates(row: InferenceRow) -> Candidates:
-    """One row of the graph's outputs, by their names."""
-    outputs = cast("dict[str, NDArray[np.float32]]", row.outputs)
-    return Candidates(
-        boxes=outputs["boxes"],
-        scores=outputs["scores"],
-        labels=cast("NDArray[np.int32]", row.outputs["labels"]),
-        kernels=outputs.get("kernels"),
-        priors=outputs.get("priors"),
-        mask_features=outputs.get("mask_features"),
-    )
-
-
-def _named(detections: Detections, manifest: VersionManifest) -> list[Detection]:
-    """Arrays to values, with the classes' names."""
-    masks = detections.masks
-    rotated = detections.rotated_boxes
-    found: list[Detection] = []
-    for index, label in enumerate(detections.labels):
-        class_id = int(label)
-        x1, y1, x2, y2 = detections.boxes_xyxy[index].tolist()
-        found.append(
-            Detection(
-                label=manifest.classes[class_id],
-                class_id=class_id,
-                score=float(detections.scores[index]),
-                box=(x1, y1, x2, y2),
-                mask=None if masks is None else masks[index],
-                rotated_box=None if rotated is None else RotatedBox(*rotated[index].tolist()),
-            )
-        )
-    return found
+        # What is logged there belongs to the request as well.
+        run = contextvars.copy_context().run
+        return await asyncio.get_running_loop().run_in_executor(self._workers, run, work)

@@ -1,14 +1,17 @@
 """Settings from the environment, `RTMDET_*`; a wrong one stops the start with one clear line."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-PREFIX = "RTMDET_"
+from service.environment import PREFIX, is_service_link, unknown_variables
 
 Precision = Literal["auto", "f32", "bf16", "f16"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["auto", "text", "json"]
 
 
 #: What a picture takes while it is decoded and turned upright, 16-bit transparent ones excepted.
@@ -87,9 +90,26 @@ class Settings(BaseSettings):
         32, ge=1, description="Pictures that one request to `/detect:batch` may have."
     )
 
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="What is logged, and what is worse."
+    log_level: LogLevel = Field("info", description="What is logged, and what is worse.")
+    log_format: LogFormat = Field(
+        "auto",
+        description="Log lines for people (`text`) or one JSON object each (`json`); `auto` writes "
+        "text to a terminal and JSON to anything else.",
     )
+    access_log: bool = Field(
+        True, description="A log line for every request; probes are logged at `debug` alone."
+    )
+    tracing: Literal["off", "otlp"] = Field(
+        "off",
+        description="`otlp` sends traces as the standard variables `OTEL_*` say; it needs the "
+        "`otel` extra.",
+    )
+
+    @field_validator("port", mode="before")
+    @classmethod
+    def _not_a_service_link(cls, value: object) -> object:
+        # Kubernetes sets RTMDET_PORT in every pod beside a Service named `rtmdet`.
+        return cls.model_fields["port"].default if is_service_link(value) else value
 
     @field_validator("models", mode="before")
     @classmethod
@@ -112,8 +132,11 @@ class Settings(BaseSettings):
 def load_settings(**overrides: object) -> Settings:
     """The environment's settings; `overrides` (from a command line) win where not None.
 
-    Raises SettingsError naming the variable, what it was, and what is expected.
+    Raises SettingsError naming the variable, what it was, and what is expected; also for one that
+    is none of ours, which would do nothing.
     """
+    if unknown := unknown_variables(os.environ, Settings.model_fields):
+        raise SettingsError(str(unknown[0]))
     given = {name: value for name, value in overrides.items() if value is not None}
     try:
         return Settings(**given)  # pyright: ignore[reportArgumentType] - validated at run time

@@ -1,5 +1,6 @@
 """Builds the service from its settings: the one place where parts are put together."""
 
+import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -8,10 +9,13 @@ from service.codecs.images import ImageLimits
 from service.detector import Detector, DetectorLimits
 from service.registry import ModelRegistry
 from service.runtime.base import Runtime
-from service.settings import Settings
+from service.settings import Settings, SettingsError
+from service.tracing.base import NO_TRACING, Tracing
+
+logger = logging.getLogger(__name__)
 
 
-def build_detector(settings: Settings) -> Detector:
+def build_detector(settings: Settings, tracing: Tracing = NO_TRACING) -> Detector:
     """Open the models and put the detector together; blocks until they are compiled.
 
     Raises RepositoryError where there is nothing to serve.
@@ -35,7 +39,26 @@ def build_detector(settings: Settings) -> Detector:
     )
     num_workers = settings.worker_threads or _num_cores()
     workers = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
-    return Detector(registry, workers, limits)
+    return Detector(registry, workers, limits, tracing)
+
+
+def choose_tracing(settings: Settings) -> Tracing:
+    """What records where the time of requests goes. Raises SettingsError where that cannot be."""
+    if settings.tracing == "off":
+        if os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
+            logger.info("no traces are sent: RTMDET_TRACING=otlp would send them")
+        return NO_TRACING
+    try:
+        from service.tracing.otlp import UnusableTracing, open_tracing
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            "RTMDET_TRACING=otlp needs the otel extra: pip install 'rtmdet-serving[otel]' "
+            f"({error.name} is missing)"
+        ) from error
+    try:
+        return open_tracing()
+    except UnusableTracing as error:
+        raise SettingsError(str(error)) from error
 
 
 def _num_cores() -> int:

@@ -128,4 +128,7 @@ def test_settings__are_these() -> None:
         "max_working_bytes",
         "max_images_per_request",
         "log_level",
+        "log_format",
+        "access_log",
+        "tracing",
     }

@@ -10,11 +10,12 @@ import typer
 from service.codecs.drawing import draw_detections, encode_picture
 from service.commands.options import Model, Repository
 from service.detection import DetectionResult, DetectOptions
-from service.detector import Detector, Picture
+from service.detector import Detector
 from service.errors import ServiceError
 from service.http_api.options import parse_options
 from service.http_api.schemas import detection_json
 from service.settings import load_settings
+from service.stages import Picture
 from service.wiring import build_detector
 
 

@@ -9,8 +9,9 @@ import typer
 
 from service.commands.options import Repository
 from service.detector import Detector
+from service.logs import configure_logs
 from service.settings import Settings, SettingsError, load_settings
-from service.wiring import build_detector
+from service.wiring import build_detector, choose_tracing
 
 
 def serve(
@@ -25,12 +26,11 @@ def serve(
     settings = load_settings(
         host=host, port=port, model_repository=repository, default_model=default_model
     )
-    logging.basicConfig(
-        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    configure_logs(settings.log_level, settings.log_format)
+    tracing = choose_tracing(settings)
     # Bound before the models are loaded: a port that is taken is known at once.
     listener = _listen(settings)
-    run_server(build_detector(settings), settings, listener)
+    run_server(build_detector(settings, tracing), settings, listener)
 
 
 def run_server(detector: Detector, settings: Settings, listener: socket.socket) -> None:
@@ -40,7 +40,11 @@ def run_server(detector: Detector, settings: Settings, listener: socket.socket) 
     from service.http_api.app import create_app
 
     config = uvicorn.Config(
-        create_app(detector, max_buffered_bytes=settings.max_buffered_bytes),
+        create_app(
+            detector,
+            max_buffered_bytes=settings.max_buffered_bytes,
+            access_log=settings.access_log,
+        ),
         log_config=None,
         log_level=settings.log_level,
         access_log=False,

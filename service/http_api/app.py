@@ -1,5 +1,6 @@
 """Puts the HTTP interface together around a detector."""
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -14,19 +15,30 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.detector import Detector
 from service.errors import ServiceError
 from service.http_api import model_routes, operation_routes, routes
-from service.http_api.problems import MEDIA_TYPE, plain_problem, problem_response
-from service.http_api.request_ids import RequestIds, request_id
+from service.http_api.access_log import AccessLog
+from service.http_api.problems import (
+    MEDIA_TYPE,
+    plain_problem,
+    problem_code,
+    problem_response,
+)
+from service.http_api.request_ids import RequestIds
 from service.http_api.request_metrics import RequestMetrics
+from service.http_api.request_spans import RequestSpans
 from service.http_api.uploads import UploadBudget
+from service.request_context import request_id
 from service.version import VERSION
 
 logger = logging.getLogger(__name__)
 
+_OUR_FAULT = "Internal Server Error"
 
-def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
+
+def create_app(detector: Detector, *, max_buffered_bytes: int, access_log: bool = True) -> FastAPI:
     """The application; it starts and stops `detector` with itself.
 
-    `max_buffered_bytes` of request bodies may be in memory at once.
+    `max_buffered_bytes` of request bodies may be in memory at once; `access_log` writes a line for
+    every request.
     """
 
     @asynccontextmanager
@@ -34,6 +46,7 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
         detector.start()
         yield
         await detector.stop()
+        await asyncio.to_thread(detector.tracing.stop)
 
     app = FastAPI(
         title="RTMDet Serving",
@@ -52,6 +65,10 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
     # The last one added is the outermost.
     app.add_middleware(LastResort)
     app.add_middleware(RequestMetrics, metrics=detector.metrics)
+    if access_log:
+        app.add_middleware(AccessLog)
+    if detector.tracing.is_on:
+        app.add_middleware(RequestSpans, tracing=detector.tracing)
     app.add_middleware(RequestIds)
     app.add_exception_handler(ServiceError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_plainly)
@@ -61,6 +78,7 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
+    request.state.problem = error.code
     return problem_response(error, instance=request.url.path, request_id=request_id.get())
 
 
@@ -68,6 +86,7 @@ async def _refuse_plainly(request: Request, error: Exception) -> Response:
     """No such path, or a method that it does not have."""
     assert isinstance(error, HTTPException)
     title = HTTPStatus(error.status_code).phrase
+    request.state.problem = problem_code(title)
     detail = f"{request.method} {request.url.path}: {title.lower()}; see /docs"
     content = plain_problem(
         error.status_code, title, detail, instance=request.url.path, request_id=request_id.get()
@@ -102,13 +121,14 @@ class LastResort:
             logger.exception("request %s failed", request_id.get())
             if scope["type"] != "http" or started:
                 raise
+            scope.setdefault("state", {})["problem"] = problem_code(_OUR_FAULT)
             await _our_fault(scope["path"])(scope, receive, send)
 
 
 def _our_fault(path: str) -> Response:
     content = plain_problem(
         500,
-        "Internal Server Error",
+        _OUR_FAULT,
         "this is a fault of the server; its log has the cause under the request's id",
         instance=path,
         request_id=request_id.get(),

@@ -65,7 +65,6 @@ def http_status(error: ServiceError) -> int:
 
 def plain_problem(status: int, title: str, detail: str, *, instance: str, request_id: str) -> bytes:
     """A problem that is not of our tree: no such path, a method that is not allowed, a bug."""
-    code = title.lower().replace(" ", "-")
     return json.dumps(
         {
             "type": "about:blank",
@@ -73,10 +72,15 @@ def plain_problem(status: int, title: str, detail: str, *, instance: str, reques
             "status": status,
             "detail": detail,
             "instance": instance,
-            "code": code,
+            "code": problem_code(title),
             "request_id": request_id,
         }
     ).encode()
+
+
+def problem_code(title: str) -> str:
+    """The code of a problem that is not of our tree."""
+    return title.lower().replace(" ", "-")
 
 
 def all_problems() -> dict[str, type[ServiceError]]:

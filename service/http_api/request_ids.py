@@ -3,15 +3,13 @@
 import re
 import secrets
 import time
-from contextvars import ContextVar
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-HEADER = "X-Request-ID"
+from service.request_context import request_id
 
-#: The id of the request that is being served.
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
+HEADER = "X-Request-ID"
 
 _USABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 

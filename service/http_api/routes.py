@@ -12,17 +12,17 @@ from starlette.responses import Response
 
 from service.codecs.drawing import draw_detections, encode_picture
 from service.detection import DetectionResult, DetectOptions, Timings
-from service.detector import Picture
 from service.errors import ServiceError, ServiceUnavailable
 from service.http_api import openapi
 from service.http_api.asked import client_of, detector_of
 from service.http_api.negotiation import JPEG, JSON, choose_media_type
 from service.http_api.options import parse_options
 from service.http_api.problems import problem_body
-from service.http_api.request_ids import request_id
 from service.http_api.schemas import detection_json
 from service.http_api.uploads import TakeBytes, UploadBudget, parse_upload, read_body
 from service.model_options import postprocess_settings
+from service.request_context import request_id
+from service.stages import Picture
 
 router = APIRouter()
 

@@ -72,7 +72,8 @@ class BatchRuns:
             logger.warning("inference of %d pictures failed (%s); halving", len(batch), error)
             middle = len(batch) // 2
             return [batch[middle:], batch[:middle]]
-        logger.error("inference of a picture failed", exc_info=error)
+        # In its request's context, so that the line has the request's id.
+        batch[0].payload.context.run(logger.error, "inference of a picture failed", exc_info=error)
         failure = InferenceFailed("the runtime failed on this picture; the server's log says why")
         failure.__cause__ = error
         self._metrics.inference_failed(self._name)

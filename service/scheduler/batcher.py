@@ -256,12 +256,15 @@ class Batcher:
                 self._metrics.shed(self._name, "hopeless")
             fail(hopeless, refusals.too_late())
         if batch:
+            reason = self._reason(len(batch))
+            for request in batch:
+                request.payload.reason = reason
             self._metrics.batch_ran(
                 self._name,
                 [now_s - request.payload.ready_at_s for request in batch],
                 most=self._max_batch_size,
                 left_waiting=len(self._queue),
-                reason=self._reason(len(batch)),
+                reason=reason,
             )
         return batch
 

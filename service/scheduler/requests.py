@@ -2,13 +2,15 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextvars import Context, copy_context
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.base import Outputs
 from service.scheduler.queue import QueuedRequest
+from service.telemetry import DispatchReason
 
 
 @dataclass(frozen=True)
@@ -19,18 +21,22 @@ class InferenceRow:
     batch_size: int
     queue_s: float
     infer_s: float
+    reason: DispatchReason
 
 
 @dataclass(eq=False)
 class Waiting:
     """Who waits for an answer, and the picture once it is decoded.
 
-    `ready_at_s` is when it came to be: from then on it waits for the engine.
+    `ready_at_s` is when it came to be: from then on it waits for the engine. `reason` is why its
+    batch ran; what is logged of it is logged in its request's `context`.
     """
 
     reply: "asyncio.Future[InferenceRow]"
     image: NDArray[np.uint8] | None = None
     ready_at_s: float = 0.0
+    context: Context = field(default_factory=copy_context)
+    reason: DispatchReason = "idle"
 
 
 Batch = list[QueuedRequest[Waiting]]
@@ -52,6 +58,7 @@ def answer(batch: Batch, outputs: Outputs, started_s: float, infer_s: float) -> 
                     batch_size=len(batch),
                     queue_s=started_s - request.payload.ready_at_s,
                     infer_s=infer_s,
+                    reason=request.payload.reason,
                 )
             )
 
