@@ -5,12 +5,14 @@ import sys
 import typer
 
 from service.commands.detect import detect
+from service.commands.keys import keys
 from service.commands.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 app.command(epilog="Example: rtmdet serve --port 8000 --repository triton_repo")(serve)
 app.command(epilog="Example: rtmdet detect street.jpg --out drawn/ --score-threshold 0.4")(detect)
+app.add_typer(keys, name="keys")
 
 if __name__ == "__main__":
     sys.exit(app())

@@ -2,8 +2,12 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 from model.repository import ModelRepository, RepositoryModel
+from service.access.gate import Gate
+from service.access.start_policy import check_exposure
+from service.access.watched_keys import WatchedKeys
 from service.codecs.images import ImageLimits
 from service.detector import Detector, DetectorLimits
 from service.registry import ModelRegistry
@@ -33,6 +37,27 @@ def build_detector(settings: Settings) -> Detector:
     num_workers = settings.worker_threads or _num_cores()
     workers = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
     return Detector(registry, workers, limits)
+
+
+def build_gate(settings: Settings) -> Gate:
+    """Read the keys and decide whom to admit.
+
+    Raises KeysFileError, and SettingsError where the server would be open to others unintended.
+    """
+    keys = None if settings.api_keys_file is None else WatchedKeys(settings.api_keys_file)
+    check_exposure(
+        settings.host,
+        num_usable_keys=None if keys is None else keys.current().num_usable(datetime.now(UTC)),
+        allow_anonymous=settings.allow_anonymous,
+    )
+    rates = None
+    if settings.rate_limit.strip():
+        # Imported here because the library takes its time, and few servers need it.
+        from service.access.rate_limits import RateLimits, parse_rate_limits
+
+        rates = RateLimits(parse_rate_limits(settings.rate_limit))
+    only_this_machine = keys is None and not settings.allow_anonymous
+    return Gate(keys, rates, only_this_machine=only_this_machine)
 
 
 def _num_cores() -> int:

@@ -125,5 +125,8 @@ def test_settings__are_these() -> None:
         "max_image_bytes",
         "max_image_pixels",
         "max_buffered_bytes",
+        "api_keys_file",
+        "allow_anonymous",
+        "rate_limit",
         "log_level",
     }

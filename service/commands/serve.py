@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from service.access.gate import Gate
 from service.commands.options import Repository
 from service.detector import Detector
 from service.settings import Settings, SettingsError, load_settings
-from service.wiring import build_detector
+from service.wiring import build_detector, build_gate
 
 
 def serve(
@@ -28,19 +29,20 @@ def serve(
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    # Bound before the models are loaded: a port that is taken is known at once.
+    # Before the models are loaded: what is wrong with keys or port is known at once.
+    gate = build_gate(settings)
     listener = _listen(settings)
-    run_server(build_detector(settings), settings, listener)
+    run_server(build_detector(settings), gate, settings, listener)
 
 
-def run_server(detector: Detector, settings: Settings, listener: socket.socket) -> None:
-    """Serve on a bound socket until a signal comes."""
+def run_server(detector: Detector, gate: Gate, settings: Settings, listener: socket.socket) -> None:
+    """Serve those whom `gate` admits, on a bound socket, until a signal comes."""
     import uvicorn
 
     from service.http_api.app import create_app
 
     config = uvicorn.Config(
-        create_app(detector, max_buffered_bytes=settings.max_buffered_bytes),
+        create_app(detector, max_buffered_bytes=settings.max_buffered_bytes, gate=gate),
         log_config=None,
         log_level=settings.log_level,
         access_log=False,

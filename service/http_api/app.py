@@ -3,7 +3,7 @@
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -11,11 +11,20 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.gate import Gate
 from service.detector import Detector
 from service.errors import ServiceError
-from service.http_api.problems import MEDIA_TYPE, plain_problem, problem_response
+from service.http_api.access import AccessControl
+from service.http_api.openapi_access import declare_access
+from service.http_api.problems import (
+    MEDIA_TYPE,
+    plain_problem,
+    plain_response,
+    problem_response,
+)
 from service.http_api.request_ids import RequestIds, request_id
 from service.http_api.request_metrics import RequestMetrics
+from service.http_api.route_needs import V1_PREFIX
 from service.http_api.routes import router
 from service.http_api.uploads import UploadBudget
 from service.version import VERSION
@@ -23,11 +32,13 @@ from service.version import VERSION
 logger = logging.getLogger(__name__)
 
 
-def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
+def create_app(detector: Detector, *, max_buffered_bytes: int, gate: Gate | None = None) -> FastAPI:
     """The application; it starts and stops `detector` with itself.
 
-    `max_buffered_bytes` of request bodies may be in memory at once.
+    `max_buffered_bytes` of request bodies may be in memory at once. `gate` says who may ask for
+    what; without one everybody may ask for everything.
     """
+    gate = gate or Gate()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -35,7 +46,7 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
         yield
         await detector.stop()
 
-    app = FastAPI(
+    app = _Application(
         title="RTMDet Serving",
         version=VERSION,
         description="Boxes, instance masks and rotated boxes from a photograph.",
@@ -46,9 +57,11 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
     )
     app.state.detector = detector
     app.state.uploads = UploadBudget(max_buffered_bytes)
+    app.state.gate = gate
     app.include_router(router)
-    app.include_router(router, prefix="/v1", include_in_schema=False)
+    app.include_router(router, prefix=V1_PREFIX, include_in_schema=False)
     # The last one added is the outermost.
+    app.add_middleware(AccessControl, gate=gate)
     app.add_middleware(LastResort)
     app.add_middleware(RequestMetrics, metrics=detector.metrics)
     app.add_middleware(RequestIds)
@@ -56,6 +69,14 @@ def create_app(detector: Detector, *, max_buffered_bytes: int) -> FastAPI:
     app.add_exception_handler(HTTPException, _refuse_plainly)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
     return app
+
+
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with what each route asks for."""
+        if self.openapi_schema is None:
+            declare_access(super().openapi())
+        return super().openapi()
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
@@ -66,12 +87,13 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _refuse_plainly(request: Request, error: Exception) -> Response:
     """No such path, or a method that it does not have."""
     assert isinstance(error, HTTPException)
-    title = HTTPStatus(error.status_code).phrase
-    detail = f"{request.method} {request.url.path}: {title.lower()}; see /docs"
-    content = plain_problem(
-        error.status_code, title, detail, instance=request.url.path, request_id=request_id.get()
+    return plain_response(
+        error.status_code,
+        method=request.method,
+        path=request.url.path,
+        request_id=request_id.get(),
+        headers=error.headers,
     )
-    return Response(content, error.status_code, error.headers, MEDIA_TYPE)
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:

@@ -1,6 +1,9 @@
 """Errors as RFC 9457 `application/problem+json`: one table from the tree to HTTP statuses."""
 
 import json
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.responses import Response
 
@@ -13,11 +16,15 @@ MEDIA_TYPE = "application/problem+json"
 HTTP_STATUS: dict[type[ServiceError], int] = {
     errors.InvalidRequest: 400,
     errors.UndecodableImage: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.UnknownModel: 404,
     errors.NotAcceptable: 406,
     errors.ImageTooLarge: 413,
+    errors.TooManyImages: 413,
     errors.UnsupportedMediaType: 415,
     errors.InvalidOption: 422,
+    errors.RateLimited: 429,
     errors.RequestRefused: 400,
     errors.InferenceFailed: 500,
     errors.DeadlineExceeded: 504,
@@ -38,16 +45,33 @@ def problem_response(error: ServiceError, *, instance: str, request_id: str) -> 
         "code": error.code,
         "request_id": request_id,
     }
-    headers: dict[str, str] = {}
+    # RFC 9110 asks for it with every 401.
+    headers: dict[str, str] = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if error.errors:
         body["errors"] = [{"pointer": e.pointer, "detail": e.detail} for e in error.errors]
     if error.limits:
         body["limits"] = dict(error.limits)
     if error.retry_after_s is not None:
-        body["retry_after_ms"] = round(error.retry_after_s * 1000)
+        # Rounded up: who comes back then must not be early.
+        body["retry_after_ms"] = math.ceil(error.retry_after_s * 1000)
         # The header counts whole seconds.
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     return Response(json.dumps(body), status, headers, MEDIA_TYPE)
+
+
+def plain_response(
+    status: int,
+    *,
+    method: str,
+    path: str,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """No such path, or a method that it does not have."""
+    title = HTTPStatus(status).phrase
+    detail = f"{method} {path}: {title.lower()}; see /docs"
+    content = plain_problem(status, title, detail, instance=path, request_id=request_id)
+    return Response(content, status, headers, MEDIA_TYPE)
 
 
 def plain_problem(status: int, title: str, detail: str, *, instance: str, request_id: str) -> bytes:

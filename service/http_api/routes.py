@@ -17,6 +17,7 @@ from service.detection import DetectionResult, DetectOptions, Timings
 from service.detector import Detector, Picture
 from service.errors import ServiceError
 from service.http_api import openapi
+from service.http_api.access import caller_of
 from service.http_api.negotiation import JPEG, JSON, choose_media_type
 from service.http_api.options import parse_options
 from service.http_api.problems import all_problems
@@ -60,8 +61,8 @@ async def detect(request: Request) -> Response:
 
 
 def _client(request: Request) -> str:
-    """Who asks, for a fair share: the address that the connection comes from."""
-    return request.client.host if request.client is not None else ""
+    """Who asks, for a fair share: the name of the key, else where the connection comes from."""
+    return caller_of(request).identity
 
 
 async def _unless_gone(request: Request, work: Coroutine[None, None, bytes]) -> bytes:
