@@ -68,7 +68,8 @@ class RateLimits:
             wait_s = max(limit.wait_s(client, num_images) for limit in self._limits)
         allowed = " and ".join(limit.policy for limit in self._limits)
         raise RateLimited(
-            f"more than {allowed} pictures; try again in {wait_s:.1f} s", retry_after_s=wait_s
+            f"the rate limit of {allowed} pictures is reached; try again in {wait_s:.1f} s",
+            retry_after_s=wait_s,
         )
 
     def allowances(self, client: str) -> Sequence[Allowance]:

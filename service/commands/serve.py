@@ -46,6 +46,8 @@ def run_server(detector: Detector, gate: Gate, settings: Settings, listener: soc
         log_config=None,
         log_level=settings.log_level,
         access_log=False,
+        # None is served, and the library for them logs headers, keys among them, when it debugs.
+        ws="none",
         # A client that does not read its answer must not keep the server from ending.
         timeout_graceful_shutdown=settings.request_timeout_ms // 1000 + 5,
     )

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.access.clients import Caller
 from service.access.gate import Gate
 from service.access.presented import API_KEY, AUTHORIZATION, presented_keys
-from service.errors import Forbidden, ServiceError
+from service.errors import ServiceError
 from service.http_api.problems import plain_response, problem_response
 from service.http_api.request_ids import request_id
-from service.http_api.route_needs import UNLISTED, RouteRule, rule_for
+from service.http_api.route_needs import NOWHERE, UNLISTED, RouteRule, rule_for
 
 if TYPE_CHECKING:
     from service.access.rate_limits import Allowance
@@ -27,7 +27,8 @@ _READING = ("GET", "HEAD")
 class AccessControl:
     """Lets through whom the gate admits; `state.caller` says who it is.
 
-    Answers everybody else itself: 401, 403, 429. `state.route` then says which route was wanted.
+    Answers everybody else itself: 401, 403, 429, and 404 to those with a key. `state.route` then
+    says which route was wanted.
     """
 
     def __init__(self, app: ASGIApp, gate: Gate) -> None:
@@ -39,7 +40,7 @@ class AccessControl:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        rule = rule_for(scope["path"])
+        rule = _rule(scope)
         state: dict[str, object] = scope.setdefault("state", {})
         try:
             caller = self._admit(scope, rule)
@@ -49,7 +50,11 @@ class AccessControl:
                 self._gate.rates.charge(caller.identity)
         except ServiceError as error:
             state["route"] = rule.path
-            await _refusal(scope, rule, error)(scope, receive, send)
+            refusal = problem_response(error, instance=scope["path"], request_id=request_id.get())
+            await refusal(scope, receive, send)
+            return
+        if rule is NOWHERE:
+            await _not_found(scope)(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -96,21 +101,19 @@ def charge_images(request: Request, num_images: int) -> None:
         gate.rates.charge(caller_of(request).identity, num_images, num_paid=1)
 
 
-def _refusal(scope: Scope, rule: RouteRule, error: ServiceError) -> Response:
-    path: str = scope["path"]
-    if rule is UNLISTED and isinstance(error, Forbidden) and _leads_nowhere(scope):
-        # Whoever has a key may learn that a path does not exist.
-        return plain_response(
-            404, method=scope.get("method", ""), path=path, request_id=request_id.get()
-        )
-    return problem_response(error, instance=path, request_id=request_id.get())
-
-
-def _leads_nowhere(scope: Scope) -> bool:
-    """Whether the application has no route there."""
-    routes = scope["app"].routes
+def _rule(scope: Scope) -> RouteRule:
+    rule = rule_for(scope["path"])
+    if rule is not UNLISTED:
+        return rule
     # Matching leaves traces in the scope.
-    return all(route.matches(dict(scope))[0] is Match.NONE for route in routes)
+    matches = (route.matches(dict(scope))[0] for route in scope["app"].routes)
+    return NOWHERE if all(match is Match.NONE for match in matches) else UNLISTED
+
+
+def _not_found(scope: Scope) -> Response:
+    """Answered here, so that nothing outside the table is ever reached without `admin`."""
+    method, path = scope.get("method", ""), scope["path"]
+    return plain_response(404, method=method, path=path, request_id=request_id.get())
 
 
 # The two headers of draft-ietf-httpapi-ratelimit-headers-10: structured fields, whose items are

@@ -52,8 +52,10 @@ RULES = (
     RouteRule("/datasets/*", "train"),
 )
 
-#: For a path that the table does not have.
+#: For a route that the table does not have, and for a path where there is none: whoever has a key
+#: may know that.
 UNLISTED = RouteRule("other", "admin")
+NOWHERE = RouteRule("other", "any-key")
 
 
 def rule_for(path: str) -> RouteRule:
