@@ -519,7 +519,9 @@ def test_rate_limit__counts_down_refuses_and_allows_again(tmp_path: Path) -> Non
         refused = served.post_picture(key)
         assert refused.status_code == 429
         assert refused.headers["retry-after"] == "59"
-        served.clock.now_s += 58.5
+        served.clock.now_s += 0.75
+        assert served.post_picture(key).headers["retry-after"] == "59", "never too early"
+        served.clock.now_s += 57.75
         refused = served.post_picture(key)
         assert refused.json()["retry_after_ms"] == 500
         assert refused.headers["retry-after"] == "1"

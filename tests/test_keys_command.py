@@ -9,7 +9,6 @@ import stat
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -17,9 +16,10 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-from service.access.key_file import read_keys
+from service.access.key_file import changing, read_keys
 from service.access.keys import digest_of
 from service.commands.keys import keys
+from tests.api_keys import add_key
 from tests.conftest import PROJECT
 from tests.repositories import write_model
 
@@ -97,15 +97,22 @@ def test_create__folder_that_is_not_there(tmp_path: Path) -> None:
     assert f"no folder {tmp_path / 'none'}" in result.stderr
 
 
-def test_create__at_the_same_time_loses_none(file: Path) -> None:
-    def create(number: int) -> int:
-        command = [sys.executable, "-m", "rtmdet", "keys", "create", f"key-{number}"]
-        command += ["--scopes", "detect", "--file", str(file)]
-        return subprocess.run(command, cwd=PROJECT, capture_output=True, check=False).returncode
+def test_create__waits_for_others_who_change_the_file(file: Path) -> None:
+    command = [sys.executable, "-m", "rtmdet", "keys", "create", "b", "--scopes", "detect"]
+    with changing(file):
+        process = subprocess.Popen([*command, "--file", str(file)], cwd=PROJECT)
+        lock = f":{(file.parent / '.keys.jsonl.lock').stat().st_ino} "
+        while not any("->" in each and lock in each for each in held_locks()):
+            assert process.poll() is None, "it did not wait"
+            time.sleep(0.01)
+        add_key(file, "a", ["detect"])
+    assert process.wait(60) == 0
+    assert [key.name for key in read_keys(file)[0]] == ["a", "b"]
 
-    with ThreadPoolExecutor(3) as threads:
-        assert set(threads.map(create, range(3))) == {0}
-    assert {key.name for key in read_keys(file)[0]} == {"key-0", "key-1", "key-2"}
+
+def held_locks() -> list[str]:
+    """As the kernel lists them; those that somebody waits for have an arrow."""
+    return Path("/proc/locks").read_text().splitlines()
 
 
 def test_list__for_people_and_for_programs(file: Path) -> None:

@@ -86,10 +86,21 @@ def test_charge__for_the_rest_of_a_request() -> None:
     limits.charge("a", 3, num_paid=1)
     assert limits.allowances("a")[0].remaining == 1
     limits.charge("a")
-    # Another attempt pays for the first picture again: all three must fit.
-    clock.now_s += 30
-    assert refused_for_s(limits, "a", 3, num_paid=1) == pytest.approx(30)
     limits.charge("a", 1, num_paid=1)
+
+
+def test_charge__for_the_rest_waits_until_a_new_attempt_would_be_served_whole() -> None:
+    clock = Clock()
+    limits = rates("4/minute", clock)
+    for _ in range(4):
+        limits.charge("a")
+        clock.now_s += 10
+    # The next attempt pays for its first picture again: all three must fit, and not two.
+    wait_s = refused_for_s(limits, "a", 3, num_paid=1)
+    assert wait_s == pytest.approx(40)
+    clock.now_s += wait_s
+    limits.charge("a")
+    limits.charge("a", 3, num_paid=1)
 
 
 def test_charge__more_than_is_ever_allowed_is_no_matter_of_waiting() -> None:
@@ -209,7 +220,8 @@ def test_windows__count_their_entries_rightly() -> None:
         windows.acquire_entry("a", 5, 10, amount=2)
         windows.acquire_entry("b", 5, 10)
         windows.clear("b")
-        clock.now_s += 11
+        clock.now_s += 6
+    clock.now_s += 10
     for name in "cdefgh":
         windows.acquire_entry(name, 5, 10)
     assert len(windows) == 6
