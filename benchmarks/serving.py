@@ -153,7 +153,7 @@ def start_server(repository: Path, port: int) -> subprocess.Popen[bytes]:
 async def load(port: int, jpeg: bytes, num_clients: int, seconds: float) -> float:
     """Clients that each send the next request when they have the answer; images per second."""
     head = (
-        f"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/jpeg\r\n"
+        f"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
         f"Content-Length: {len(jpeg)}\r\n\r\n"
     ).encode()
     end = time.perf_counter() + seconds

@@ -6,6 +6,7 @@ import typer
 
 from service.commands.detect import detect
 from service.commands.doctor import doctor
+from service.commands.keys import keys
 from service.commands.serve import serve
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
@@ -13,6 +14,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=N
 app.command(epilog="Example: rtmdet serve --port 8000 --repository triton_repo")(serve)
 app.command(epilog="Example: rtmdet detect street.jpg --out drawn/ --score-threshold 0.4")(detect)
 app.command(epilog="Example: rtmdet doctor --repository triton_repo")(doctor)
+app.add_typer(keys, name="keys")
 
 if __name__ == "__main__":
     sys.exit(app())

@@ -2,6 +2,10 @@
 
     ServiceError
     ├── RequestRefused               the caller can mend it
+    │   ├── Unauthenticated          no API key, or one that is not valid
+    │   ├── Forbidden                a key without the scope, or a web page of another site
+    │   ├── RateLimited              more than the client may ask for now: try again later
+    │   ├── TooManyImages            more pictures in one request than the rate limit ever allows
     │   ├── InvalidRequest           the message cannot be read: no image, two images, broken JSON
     │   ├── UndecodableImage         the bytes are no image, or a damaged one
     │   ├── ImageTooLarge            too many bytes or too many pixels
@@ -56,6 +60,34 @@ class RequestRefused(ServiceError):
 
     code = "request-refused"
     title = "Request refused"
+
+
+class Unauthenticated(RequestRefused):
+    """No API key came with the request, or one that is unknown or has expired."""
+
+    code = "unauthenticated"
+    title = "Unauthenticated"
+
+
+class Forbidden(RequestRefused):
+    """The API key lacks the scope, or a web page of another site has sent the request."""
+
+    code = "forbidden"
+    title = "Forbidden"
+
+
+class RateLimited(RequestRefused):
+    """More than this client may ask for in the time; `retry_after_s` says when it may again."""
+
+    code = "rate-limited"
+    title = "Rate limited"
+
+
+class TooManyImages(RequestRefused):
+    """More pictures in one request than the rate limit ever allows; `limits` says how many."""
+
+    code = "too-many-images"
+    title = "Too many images"
 
 
 class InvalidRequest(RequestRefused):

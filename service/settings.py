@@ -90,6 +90,22 @@ class Settings(BaseSettings):
         32, ge=1, description="Pictures that one request to `/detect:batch` may have."
     )
 
+    api_keys_file: Path | None = Field(
+        None,
+        description="File of API keys, as `rtmdet keys` writes it; once set, requests need a key. "
+        "Changes are noticed while the server runs.",
+    )
+    allow_anonymous: bool = Field(
+        False,
+        description="Serve everyone who reaches the server, without keys; needed to listen on more "
+        "than this machine without them.",
+    )
+    rate_limit: str = Field(
+        "",
+        description="Pictures that one client (key, else address) may send, such as `50/second` or "
+        "`1000/minute;20/second`; empty sets no limit.",
+    )
+
     log_level: LogLevel = Field("info", description="What is logged, and what is worse.")
     log_format: LogFormat = Field(
         "auto",

@@ -3,8 +3,12 @@
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 from model.repository import ModelRepository, RepositoryModel
+from service.access.gate import Gate
+from service.access.start_policy import check_exposure
+from service.access.watched_keys import WatchedKeys
 from service.codecs.images import ImageLimits
 from service.detector import Detector, DetectorLimits
 from service.registry import ModelRegistry
@@ -59,6 +63,27 @@ def choose_tracing(settings: Settings) -> Tracing:
         return open_tracing()
     except UnusableTracing as error:
         raise SettingsError(str(error)) from error
+
+
+def build_gate(settings: Settings) -> Gate:
+    """Read the keys and decide whom to admit.
+
+    Raises KeysFileError, and SettingsError where the server would be open to others unintended.
+    """
+    keys = None if settings.api_keys_file is None else WatchedKeys(settings.api_keys_file)
+    check_exposure(
+        settings.host,
+        num_usable_keys=None if keys is None else keys.current().num_usable(datetime.now(UTC)),
+        allow_anonymous=settings.allow_anonymous,
+    )
+    rates = None
+    if settings.rate_limit.strip():
+        # Imported here because the library takes its time, and few servers need it.
+        from service.access.rate_limits import RateLimits, parse_rate_limits
+
+        rates = RateLimits(parse_rate_limits(settings.rate_limit))
+    only_this_machine = keys is None and not settings.allow_anonymous
+    return Gate(keys, rates, only_this_machine=only_this_machine)
 
 
 def _num_cores() -> int:

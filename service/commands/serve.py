@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from service.access.gate import Gate
 from service.commands.options import Repository
 from service.detector import Detector
 from service.logs import configure_logs
 from service.settings import Settings, SettingsError, load_settings
-from service.wiring import build_detector, choose_tracing
+from service.wiring import build_detector, build_gate, choose_tracing
 
 
 def serve(
@@ -28,13 +29,14 @@ def serve(
     )
     configure_logs(settings.log_level, settings.log_format)
     tracing = choose_tracing(settings)
-    # Bound before the models are loaded: a port that is taken is known at once.
+    # Before the models are loaded: what is wrong with keys or port is known at once.
+    gate = build_gate(settings)
     listener = _listen(settings)
-    run_server(build_detector(settings, tracing), settings, listener)
+    run_server(build_detector(settings, tracing), gate, settings, listener)
 
 
-def run_server(detector: Detector, settings: Settings, listener: socket.socket) -> None:
-    """Serve on a bound socket until a signal comes."""
+def run_server(detector: Detector, gate: Gate, settings: Settings, listener: socket.socket) -> None:
+    """Serve those whom `gate` admits, on a bound socket, until a signal comes."""
     import uvicorn
 
     from service.http_api.app import create_app
@@ -44,10 +46,13 @@ def run_server(detector: Detector, settings: Settings, listener: socket.socket) 
             detector,
             max_buffered_bytes=settings.max_buffered_bytes,
             access_log=settings.access_log,
+            gate=gate,
         ),
         log_config=None,
         log_level=settings.log_level,
         access_log=False,
+        # None is served, and the library for them logs headers, keys among them, when it debugs.
+        ws="none",
         # A client that does not read its answer must not keep the server from ending.
         timeout_graceful_shutdown=settings.request_timeout_ms // 1000 + 5,
     )

@@ -5,6 +5,7 @@ import logging
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
@@ -12,19 +13,24 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.access.gate import Gate
 from service.detector import Detector
 from service.errors import ServiceError
 from service.http_api import model_routes, operation_routes, routes
+from service.http_api.access import AccessControl
 from service.http_api.access_log import AccessLog
+from service.http_api.openapi_access import declare_access
 from service.http_api.problems import (
     MEDIA_TYPE,
     plain_problem,
+    plain_response,
     problem_code,
     problem_response,
 )
 from service.http_api.request_ids import RequestIds
 from service.http_api.request_metrics import RequestMetrics
 from service.http_api.request_spans import RequestSpans
+from service.http_api.route_needs import V1_PREFIX
 from service.http_api.uploads import UploadBudget
 from service.request_context import request_id
 from service.version import VERSION
@@ -34,12 +40,19 @@ logger = logging.getLogger(__name__)
 _OUR_FAULT = "Internal Server Error"
 
 
-def create_app(detector: Detector, *, max_buffered_bytes: int, access_log: bool = True) -> FastAPI:
+def create_app(
+    detector: Detector,
+    *,
+    max_buffered_bytes: int,
+    access_log: bool = True,
+    gate: Gate | None = None,
+) -> FastAPI:
     """The application; it starts and stops `detector` with itself.
 
     `max_buffered_bytes` of request bodies may be in memory at once; `access_log` writes a line for
-    every request.
+    every request. `gate` says who may ask for what; without one everybody may ask for everything.
     """
+    gate = gate or Gate()
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
@@ -48,7 +61,7 @@ def create_app(detector: Detector, *, max_buffered_bytes: int, access_log: bool 
         await detector.stop()
         await asyncio.to_thread(detector.tracing.stop)
 
-    app = FastAPI(
+    app = _Application(
         title="RTMDet Serving",
         version=VERSION,
         description="Boxes, instance masks and rotated boxes from a photograph.",
@@ -61,8 +74,10 @@ def create_app(detector: Detector, *, max_buffered_bytes: int, access_log: bool 
     app.state.uploads = UploadBudget(max_buffered_bytes)
     for part in (routes, model_routes, operation_routes):
         app.include_router(part.router)
-        app.include_router(part.router, prefix="/v1", include_in_schema=False)
+        app.include_router(part.router, prefix=V1_PREFIX, include_in_schema=False)
+    app.state.gate = gate
     # The last one added is the outermost.
+    app.add_middleware(AccessControl, gate=gate)
     app.add_middleware(LastResort)
     app.add_middleware(RequestMetrics, metrics=detector.metrics)
     if access_log:
@@ -76,6 +91,14 @@ def create_app(detector: Detector, *, max_buffered_bytes: int, access_log: bool 
     return app
 
 
+class _Application(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, with what each route asks for."""
+        if self.openapi_schema is None:
+            declare_access(super().openapi())
+        return super().openapi()
+
+
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, ServiceError)
     request.state.problem = error.code
@@ -85,13 +108,14 @@ async def _refuse(request: Request, error: Exception) -> Response:
 async def _refuse_plainly(request: Request, error: Exception) -> Response:
     """No such path, or a method that it does not have."""
     assert isinstance(error, HTTPException)
-    title = HTTPStatus(error.status_code).phrase
-    request.state.problem = problem_code(title)
-    detail = f"{request.method} {request.url.path}: {title.lower()}; see /docs"
-    content = plain_problem(
-        error.status_code, title, detail, instance=request.url.path, request_id=request_id.get()
+    request.state.problem = problem_code(HTTPStatus(error.status_code).phrase)
+    return plain_response(
+        error.status_code,
+        method=request.method,
+        path=request.url.path,
+        request_id=request_id.get(),
+        headers=error.headers,
     )
-    return Response(content, error.status_code, error.headers, MEDIA_TYPE)
 
 
 async def _nobody_listens(request: Request, error: Exception) -> Response:

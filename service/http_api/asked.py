@@ -3,6 +3,7 @@
 from fastapi import Request
 
 from service.detector import Detector
+from service.http_api.access import caller_of
 
 
 def detector_of(request: Request) -> Detector:
@@ -11,5 +12,5 @@ def detector_of(request: Request) -> Detector:
 
 
 def client_of(request: Request) -> str:
-    """Who asks, for a fair share: the address that the connection comes from."""
-    return request.client.host if request.client is not None else ""
+    """Who asks, for a fair share: the name of the key, else where the connection comes from."""
+    return caller_of(request).identity

@@ -1,6 +1,9 @@
 """Errors as RFC 9457 `application/problem+json`: one table from the tree to HTTP statuses."""
 
 import json
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
 
 from starlette.responses import Response
 
@@ -13,13 +16,17 @@ MEDIA_TYPE = "application/problem+json"
 HTTP_STATUS: dict[type[ServiceError], int] = {
     errors.InvalidRequest: 400,
     errors.UndecodableImage: 400,
+    errors.Unauthenticated: 401,
+    errors.Forbidden: 403,
     errors.UnknownModel: 404,
     errors.NotAcceptable: 406,
     errors.ModelNotLoadable: 409,
     errors.AnswerTooLarge: 413,
     errors.ImageTooLarge: 413,
+    errors.TooManyImages: 413,
     errors.UnsupportedMediaType: 415,
     errors.InvalidOption: 422,
+    errors.RateLimited: 429,
     errors.RequestRefused: 400,
     errors.InferenceFailed: 500,
     errors.DeadlineExceeded: 504,
@@ -31,11 +38,13 @@ HTTP_STATUS: dict[type[ServiceError], int] = {
 def problem_response(error: ServiceError, *, instance: str, request_id: str) -> Response:
     """The answer to a request that raised `error`."""
     body = problem_body(error, instance, request_id)
-    headers: dict[str, str] = {}
+    status = http_status(error)
+    # RFC 9110 asks for it with every 401.
+    headers: dict[str, str] = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if error.retry_after_s is not None:
         # The header counts whole seconds.
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    return Response(json.dumps(body), http_status(error), headers, MEDIA_TYPE)
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
+    return Response(json.dumps(body), status, headers, MEDIA_TYPE)
 
 
 def problem_body(error: ServiceError, instance: str, request_id: str) -> dict[str, object]:
@@ -54,13 +63,29 @@ def problem_body(error: ServiceError, instance: str, request_id: str) -> dict[st
     if error.limits:
         body["limits"] = dict(error.limits)
     if error.retry_after_s is not None:
-        body["retry_after_ms"] = round(error.retry_after_s * 1000)
+        # Rounded up: who comes back then must not be early.
+        body["retry_after_ms"] = math.ceil(error.retry_after_s * 1000)
     return body
 
 
 def http_status(error: ServiceError) -> int:
     """That of the nearest class above the error's that stands in the table."""
     return next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
+
+
+def plain_response(
+    status: int,
+    *,
+    method: str,
+    path: str,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """No such path, or a method that it does not have."""
+    title = HTTPStatus(status).phrase
+    detail = f"{method} {path}: {title.lower()}; see /docs"
+    content = plain_problem(status, title, detail, instance=path, request_id=request_id)
+    return Response(content, status, headers, MEDIA_TYPE)
 
 
 def plain_problem(status: int, title: str, detail: str, *, instance: str, request_id: str) -> bytes:

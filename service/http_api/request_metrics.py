@@ -18,7 +18,8 @@ CLIENT_GONE = "499"
 class RequestMetrics:
     """Reports to `metrics`; routes leave what they know in the request's state.
 
-    `state.model` is the model that answers, `state.client_gone` is set where nobody reads.
+    `state.model` is the model that answers, `state.client_gone` is set where nobody reads,
+    `state.route` is the route of a request that was refused before it came there.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -47,6 +48,7 @@ class RequestMetrics:
             if state.get("client_gone"):
                 code = CLIENT_GONE
                 self._metrics.request_cancelled(_PROTOCOL)
-            route = getattr(scope.get("route"), "path", _OTHER_ROUTE)
+            refused_route = str(state.get("route", _OTHER_ROUTE))
+            route = getattr(scope.get("route"), "path", refused_route)
             model = str(state.get("model", NO_MODEL))
             self._metrics.request_ended(_PROTOCOL, route, model, code, time.monotonic() - began_s)

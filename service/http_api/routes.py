@@ -14,6 +14,7 @@ from service.codecs.drawing import draw_detections, encode_picture
 from service.detection import DetectionResult, DetectOptions, Timings
 from service.errors import ServiceError, ServiceUnavailable
 from service.http_api import openapi
+from service.http_api.access import charge_images
 from service.http_api.asked import client_of, detector_of
 from service.http_api.negotiation import JPEG, JSON, choose_media_type
 from service.http_api.options import parse_options
@@ -64,6 +65,7 @@ async def detect_batch(request: Request) -> Response:
         images, options = await _read(request, take, max_images=max_images)
         # What is wrong with the options is wrong for all.
         postprocess_settings(detector.registry.resolve(options.model).source, options)
+        charge_images(request, len(images))
         identity, client = request_id.get(), client_of(request)
         work = [
             detector.detect(
