@@ -1,11 +1,12 @@
 """The endpoints for detection: each parses, calls the detector, presents."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -20,12 +21,21 @@ from service.http_api.negotiation import JPEG, JSON, choose_media_type
 from service.http_api.options import parse_options
 from service.http_api.problems import problem_body
 from service.http_api.schemas import detection_json
-from service.http_api.uploads import TakeBytes, UploadBudget, parse_upload, read_body
+from service.http_api.uploads import TakeBytes, UploadBudget, is_raw, parse_upload, read_body
 from service.model_options import postprocess_settings
 from service.request_context import request_id
 from service.stages import Picture
 
-router = APIRouter()
+
+class PlainRoute(APIRoute):
+    """A route whose endpoint takes the request itself: there is nothing to be solved for it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """The endpoint."""
+        return self.endpoint
+
+
+router = APIRouter(route_class=PlainRoute)
 
 Content = TypeVar("Content")
 
@@ -92,7 +102,10 @@ async def _read(
     max_bytes = min(limits.image.max_bytes * max_images, _budget(request).max_bytes)
     body = await read_body(request, max_bytes, limits.default_timeout_s, take)
     content_type = request.headers.get("content-type", "")
-    upload = await asyncio.to_thread(parse_upload, content_type, body, max_images)
+    if is_raw(content_type):
+        upload = parse_upload(content_type, body)
+    else:
+        upload = await asyncio.to_thread(parse_upload, content_type, body, max_images)
     options = parse_options([*request.query_params.multi_items(), *upload.options])
     request.state.model = detector.registry.resolve(options.model).source.name
     return upload.images, options

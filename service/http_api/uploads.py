@@ -121,6 +121,12 @@ def media_type_of(request: Request) -> str:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
+def is_raw(content_type: str) -> bool:
+    """Whether the body is the picture itself, so that there is nothing to take apart."""
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type.startswith("image/") or media_type == "application/octet-stream"
+
+
 def parse_upload(content_type: str, body: bytes, max_images: int = 1) -> Upload:
     """Take the body apart: 1 to `max_images` pictures.
 
@@ -131,7 +137,7 @@ def parse_upload(content_type: str, body: bytes, max_images: int = 1) -> Upload:
     media_type = content_type.partition(";")[0].strip().lower()
     if not body:
         raise InvalidRequest(f"the request has no body; {_HOW_TO}")
-    if media_type.startswith("image/") or media_type == "application/octet-stream":
+    if is_raw(content_type):
         return Upload((body,), ())
     if media_type == "multipart/form-data":
         return _checked(_parse_multipart(content_type, body), max_images)
