@@ -1,130 +1,139 @@
-"""Images per second of `POST /detect` (JPEG in, JSON out) against the bare OpenVINO engine.
+"""Images per second of `POST /detect` (JPEG in, JSON out) against what the machine could do.
 
-    python benchmarks/serving.py [--variant rtmdet-tiny] [--clients 8] [--seconds 5] [--rounds 5]
+    python -m benchmarks.serving [--models rtmdet-tiny,rtmdet-nano] [--rounds 5] [--seconds 5]
 
-The network has the size of the real one and random weights; the score threshold is put where some
-hundred candidates pass, as on a busy photograph. Engine and server run in turns on the same
-cores, and so do the clients; the table shows each turn, the last line the medians.
+Two bounds, measured in the same run, in turns with the server: the bare engine, given ready arrays
+and asked for nothing but outputs; and the cores divided by the core time that decoding, inference
+and post-processing of one picture take together, each measured with all cores at it. The clients
+share the cores with the server; what they take counts against it.
+
+Then one client alone: its median latency beside that of decoding, inferring and post-processing
+one picture in this process, and where the time goes.
 """
 
 import argparse
 import asyncio
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import openvino as ov
-import torch
 
-from model.config import variant
-from model.export import export_model
-from model.graph import Normalise
-from model.manifest import (
-    DEFAULT_THRESHOLDS,
-    GRAPH_FILE,
-    CheckpointManifest,
-    Source,
+from benchmarks.real_server import (
+    Answer,
+    closed_loop,
+    running_server,
+    synthetic_photograph,
+    write_model,
 )
-from model.rtmdet import build_rtmdet
+from model.postprocess import postprocess
+from model.preprocess import letterbox
+from model.repository import ModelRepository, RepositoryModel
+from service.codecs.images import ImageLimits, decode
+from service.detection import DetectionResult, DetectOptions, ModelIdentity, Timings
+from service.http_api.schemas import detection_json
+from service.model_options import postprocess_settings
+from service.runtime.openvino_session import OpenVINOSession
+from service.scheduler.requests import InferenceRow
+from service.stages import candidates_of, named
 
-NUM_PASSING = 100
-RTMDET = Path(sys.executable).with_name("rtmdet")
+MODELS = (
+    "rtmdet-tiny",
+    "rtmdet-nano",
+    "rtmdet-ins-tiny",
+    "rtmdet-ins-nano",
+    "rtmdet-r-tiny",
+    "rtmdet-r-nano",
+)
+NUM_CORES = len(os.sched_getaffinity(0))
+LIMITS = ImageLimits(10**8, 10**8)
+STAGES = ("decode", "queue", "infer", "postprocess")
 
 
 def main() -> None:
-    """Run the turns and print them."""
+    """Run the turns of every model and print them."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--variant", default="rtmdet-tiny")
+    parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-
+    # As in the server, whose threads work on a picture each.
+    cv2.setNumThreads(1)
     photograph = synthetic_photograph()
     jpeg = cv2.imencode(".jpg", photograph, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
+    print(f"JPEG of {len(jpeg) // 1024} KiB, {NUM_CORES} cores, {options.clients} clients")
     with tempfile.TemporaryDirectory() as folder:
-        repository = Path(folder)
-        graph = write_model(repository, options.variant, photograph)
-        print(f"{options.variant}, JPEG of {len(jpeg) // 1024} KiB, {os.cpu_count()} cores")
-        print(f"{'engine/s':>10} {'server/s':>10} {'ratio':>7}")
-        engine = bare_engine(graph)
-        port = free_port()
-        process = start_server(repository, port)
-        try:
-            turns = []
-            for _ in range(options.rounds):
-                bare = engine(options.seconds)
-                served = asyncio.run(load(port, jpeg, options.clients, options.seconds))
-                turns.append((bare, served))
-                print(f"{bare:10.1f} {served:10.1f} {served / bare:7.3f}")
-        finally:
-            process.terminate()
-            process.wait(30)
-    ratio = statistics.median(served / bare for bare, served in turns)
-    print(f"median ratio {ratio:.3f} with {options.clients} clients")
+        for name in options.models.split(","):
+            repository = Path(folder) / name
+            write_model(repository, name, photograph)
+            measure(name, repository, jpeg, options)
 
 
-def synthetic_photograph() -> np.ndarray:
-    """640x480 with the detail, and so the decoding time, of an ordinary photograph."""
-    rng = np.random.default_rng(0)
-    layers = [
-        cv2.resize(rng.normal(0, 25, (h, w, 3)), (640, 480), interpolation=cv2.INTER_CUBIC)
-        for h, w in ((6, 8), (24, 32), (120, 160), (480, 640))
-    ]
-    layers[-1] /= 4
-    return np.clip(sum(layers) + 128, 0, 255).astype(np.uint8)
+def measure(name: str, repository: Path, jpeg: bytes, options: argparse.Namespace) -> None:
+    """One model: the turns, their medians, and one client alone."""
+    model = ModelRepository(repository).open(name)
+    print(f"\n{name} at {model.manifest.input_size[1]}x{model.manifest.input_size[0]}")
+    print(f"{'engine/s':>10} {'bound/s':>10} {'server/s':>10} {'of engine':>10} {'of bound':>10}")
+    work = Work(model, jpeg)
+    turns: list[tuple[float, float, float]] = []
+    overheads: list[float] = []
+    alone: list[Answer] = []
+    with running_server(repository, RTMDET_RUNTIME="openvino") as port:
+        for _ in range(options.rounds):
+            engine = bare_engine_rate(model, options.seconds)
+            bound = work.rate(options.seconds)
+            asked = asyncio.run(closed_loop(port, jpeg, options.clients, options.seconds))
+            server = len(asked) / options.seconds
+            turns.append((engine, bound, server))
+            print(
+                f"{engine:10.1f} {bound:10.1f} {server:10.1f} "
+                f"{server / engine:10.3f} {server / bound:10.3f}"
+            )
+            by_hand_s = work.alone_s(options.seconds / 2)
+            alone += (few := asyncio.run(closed_loop(port, jpeg, 1, options.seconds / 2)))
+            overheads.append(statistics.median(each.seconds for each in few) - by_hand_s)
+    of_engine = statistics.median(server / engine for engine, _, server in turns)
+    of_bound = statistics.median(server / bound for _, bound, server in turns)
+    print(f"medians: {of_engine:.3f} of the engine, {of_bound:.3f} of the bound")
+    print(f"core time of a picture: {work.account()}")
+    print(f"one client: {1000 * statistics.median(overheads):.2f} ms more than the work itself")
+    print(f"  {where_the_time_goes(alone)}")
 
 
-def write_model(repository: Path, name: str, photograph: np.ndarray) -> Path:
-    """Export the variant with random weights that give scores of all heights."""
-    config = variant(name)
-    torch.manual_seed(0)
-    network = build_rtmdet(config)
-    height, width = config.input_size
-    picture = cv2.resize(photograph, (width, height))
-    images = Normalise()(torch.from_numpy(np.stack([picture, picture[:, ::-1].copy()])))
-    with torch.no_grad():
-        for key, parameter in network.head.named_parameters():
-            if "predictors" in key and parameter.ndim == 4:
-                parameter.normal_(std=0.1)
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None
-        network.train()(images)
-        outputs = network.eval()(images[:1])
-    scores = torch.cat([level.flatten() for level in outputs.logits]).sigmoid()
-    threshold = float(scores.topk(NUM_PASSING).values[-1])
-    manifest = CheckpointManifest(
-        variant=name,
-        task=config.task,
-        classes=tuple(f"class {index}" for index in range(config.num_classes)),
-        input_size=config.input_size,
-        weights_sha256="0" * 64,
-        source=Source(kind="initialised", seed=0),
+def where_the_time_goes(answers: list[Answer]) -> str:
+    """Medians of the parts of a request, as the client and the server have them."""
+    total_ms = statistics.median(1000 * each.seconds for each in answers)
+    parts = {
+        stage: statistics.median(each.server_timing_ms[stage] for each in answers)
+        for stage in STAGES
+    }
+    parts["HTTP and the rest"] = statistics.median(
+        1000 * each.seconds - sum(each.server_timing_ms[stage] for stage in STAGES)
+        for each in answers
     )
-    thresholds = DEFAULT_THRESHOLDS[config.task].model_copy(update={"score": threshold})
-    version = export_model(network, manifest, repository, name=name, thresholds=thresholds)
-    return version / GRAPH_FILE
+    listed = ", ".join(f"{name} {ms:.2f}" for name, ms in parts.items())
+    return f"of {total_ms:.2f} ms: {listed}"
 
 
-def bare_engine(graph_path: Path):
-    """A function that runs the engine alone for some seconds and gives images per second."""
+def bare_engine_rate(model: RepositoryModel, seconds: float) -> float:
+    """Images per second of the engine alone, set for throughput."""
     core = ov.Core()
-    model = core.read_model(graph_path)
-    _, height, width, _ = (dim.get_max_length() for dim in model.input(0).partial_shape)
-    model.reshape({model.input(0): [1, height, width, 3]})
-    compiled = core.compile_model(model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+    graph = core.read_model(model.graph_path)
+    height, width = model.manifest.input_size
+    graph.reshape({graph.input(0): [1, height, width, 3]})
+    compiled = core.compile_model(graph, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
     image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
+    requests = ov.AsyncInferQueue(compiled)
 
     def run(seconds: float) -> float:
-        requests = ov.AsyncInferQueue(compiled)
         started, count = time.perf_counter(), 0
         while time.perf_counter() - started < seconds:
             requests.start_async({0: image}, share_inputs=True)
@@ -132,64 +141,90 @@ def bare_engine(graph_path: Path):
         requests.wait_all()
         return count / (time.perf_counter() - started)
 
-    run(1.0)
-    return run
+    run(0.5)
+    return run(seconds)
 
 
-def start_server(repository: Path, port: int) -> subprocess.Popen[bytes]:
-    """The real command, ready."""
-    command = [RTMDET, "serve", "--repository", repository, "--port", str(port)]
-    process = subprocess.Popen(command, env=os.environ | {"RTMDET_LOG_LEVEL": "error"})
-    for _ in range(300):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return process
-    raise TimeoutError("the server was not ready in 30 s")
+@dataclass
+class Work:
+    """What must be done for a picture, by the server's own functions, without a server."""
+
+    model: RepositoryModel
+    jpeg: bytes
+
+    def __post_init__(self) -> None:
+        self._settings = postprocess_settings(self.model, DetectOptions())
+        self._session = OpenVINOSession(
+            self.model.graph_path, input_size=self.model.manifest.input_size
+        )
+        self._pixels, self._geometry = self._decode()
+        self._row = self._infer()
+        self._core_ms: dict[str, list[float]] = {}
+
+    def rate(self, seconds: float) -> float:
+        """Images per second if all cores did nothing else."""
+        parts = {"decode": self._decode, "infer": self._infer, "postprocess": self._finish}
+        core_s = 0.0
+        for name, part in parts.items():
+            spent_s = NUM_CORES / _rate(part, seconds / len(parts))
+            self._core_ms.setdefault(name, []).append(1000 * spent_s)
+            core_s += spent_s
+        return NUM_CORES / core_s
+
+    def account(self) -> str:
+        """What each part took, medians."""
+        medians = {name: statistics.median(values) for name, values in self._core_ms.items()}
+        return ", ".join(f"{name} {ms:.2f} ms" for name, ms in medians.items())
+
+    def alone_s(self, seconds: float) -> float:
+        """The median time of one picture after the other."""
+        times: list[float] = []
+        end = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < end:
+            self._pixels, self._geometry = self._decode()
+            self._row = self._infer()
+            self._finish()
+            times.append(time.perf_counter() - began)
+        return statistics.median(times)
+
+    def _decode(self):
+        height, width = self.model.manifest.input_size
+        return letterbox(decode(self.jpeg, LIMITS).pixels_bgr, width, height)
+
+    def _infer(self) -> InferenceRow:
+        outputs = self._session.infer(self._pixels[None])
+        row = {name: values[0] for name, values in outputs.items()}
+        return InferenceRow(row, batch_size=1, queue_s=0.0, infer_s=0.0, reason="idle")
+
+    def _finish(self) -> bytes:
+        detections = postprocess(candidates_of(self._row), self._geometry, self._settings)
+        manifest = self.model.manifest
+        result = DetectionResult(
+            ModelIdentity(self.model.name, str(self.model.version), manifest.task),
+            self._geometry.image_width,
+            self._geometry.image_height,
+            named(detections, manifest),
+            Timings(0.0, 0.0, 0.0, 0.0, 0.0),
+            batch_size=1,
+        )
+        return detection_json(result, "req_0", "rle")
 
 
-async def load(port: int, jpeg: bytes, num_clients: int, seconds: float) -> float:
-    """Clients that each send the next request when they have the answer; images per second."""
-    head = (
-        f"POST /detect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r\n"
-        f"Content-Length: {len(jpeg)}\r\n\r\n"
-    ).encode()
+def _rate(work: Callable[[], object], seconds: float) -> float:
+    """Calls per second, all cores at it."""
     end = time.perf_counter() + seconds
 
-    async def client() -> int:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**22)
-        count = 0
+    def count(_: int) -> int:
+        calls = 0
         while time.perf_counter() < end:
-            writer.write(head + jpeg)
-            status, length = await read_head(reader)
-            body = await reader.readexactly(length)
-            if status != 200:
-                raise RuntimeError(f"the server answered {status}: {body[:200]!r}")
-            count += 1
-        writer.close()
-        return count
+            work()
+            calls += 1
+        return calls
 
-    started = time.perf_counter()
-    counts = await asyncio.gather(*(client() for _ in range(num_clients)))
-    return sum(counts) / (time.perf_counter() - started)
-
-
-async def read_head(reader: asyncio.StreamReader) -> tuple[int, int]:
-    """Status and content length of an answer."""
-    lines = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-    status = int(lines[0].split()[1])
-    length = next(int(line[15:]) for line in lines if line.startswith(b"content-length:"))
-    return status, length
-
-
-def free_port() -> int:
-    """A port that nothing listens on now."""
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return listener.getsockname()[1]
+    began = time.perf_counter()
+    with ThreadPoolExecutor(NUM_CORES) as threads:
+        calls = sum(threads.map(count, range(NUM_CORES)))
+    return calls / (time.perf_counter() - began)
 
 
 if __name__ == "__main__":

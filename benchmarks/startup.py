@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.serving import free_port, start_server, synthetic_photograph, write_model
+from benchmarks.real_server import free_port, start_server, synthetic_photograph, write_model
 
 VARIANTS = ("rtmdet-tiny", "rtmdet-ins-tiny", "rtmdet-r-nano")
 ROUNDS = 5

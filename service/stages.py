@@ -114,7 +114,7 @@ class Stages:
             if not wants_masks:
                 take(picture_bytes)
             detections = postprocess(
-                _candidates(inferred.row),
+                candidates_of(inferred.row),
                 geometry,
                 asked.settings,
                 with_masks=wants_masks,
@@ -142,7 +142,7 @@ def _result(asked: Asked, inferred: Inferred, detections: Detections) -> Detecti
         model=asked.model.identity,
         width=geometry.image_width,
         height=geometry.image_height,
-        detections=_named(detections, asked.model.source.manifest),
+        detections=named(detections, asked.model.source.manifest),
         timings=Timings(
             decode_s=inferred.prepared.ready_s - asked.arrived_s,
             queue_s=row.queue_s,
@@ -154,7 +154,7 @@ def _result(asked: Asked, inferred: Inferred, detections: Detections) -> Detecti
     )
 
 
-def _candidates(row: InferenceRow) -> Candidates:
+def candidates_of(row: InferenceRow) -> Candidates:
     """One row of the graph's outputs, by their names."""
     outputs = cast("dict[str, NDArray[np.float32]]", row.outputs)
     return Candidates(
@@ -167,7 +167,7 @@ def _candidates(row: InferenceRow) -> Candidates:
     )
 
 
-def _named(detections: Detections, manifest: VersionManifest) -> list[Detection]:
+def named(detections: Detections, manifest: VersionManifest) -> list[Detection]:
     """Arrays to values, with the classes' names."""
     masks = detections.masks
     rotated = detections.rotated_boxes
