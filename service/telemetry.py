@@ -5,6 +5,7 @@ bytes and pixels. A label has few values: routes are templates, models are those
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client import (
@@ -37,11 +38,22 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64)
 _SHARES = tuple(tenth / 10 for tenth in range(1, 11))
 
 
+@dataclass(frozen=True)
+class Described:
+    """A metric as documents list it; `name` is what Prometheus shows."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    text: str
+
+
 class Metrics:
     """The instruments of one server. Safe to be used from any thread."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self.described: list[Described] = []
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._requests = self._counter(
@@ -55,9 +67,7 @@ class Metrics:
             ("protocol", "route", "model"),
             _SECONDS,
         )
-        self._inflight = Gauge(
-            "rtmdet_inflight", "Requests under way.", ("protocol",), registry=self.registry
-        )
+        self._inflight = self._gauge("rtmdet_inflight", "Requests under way.", ("protocol",))
         self._stage_seconds = self._histogram(
             "rtmdet_stage_duration_seconds",
             "Parts of a detection: decode, queue, infer, postprocess.",
@@ -73,17 +83,13 @@ class Metrics:
         self._score = self._histogram(
             "rtmdet_score", "Scores of what was found.", ("model",), _SHARES
         )
-        self._queue_depth = Gauge(
-            "rtmdet_queue_depth",
-            "Pictures that wait for the engine.",
-            ("model",),
-            registry=self.registry,
+        self._queue_depth = self._gauge(
+            "rtmdet_queue_depth", "Pictures that wait for the engine.", ("model",)
         )
-        self._oldest_wait = Gauge(
+        self._oldest_wait = self._gauge(
             "rtmdet_queue_oldest_wait_seconds",
             "How long the picture has waited that waits longest.",
             ("model",),
-            registry=self.registry,
         )
         self._queue_wait = self._histogram(
             "rtmdet_queue_wait_seconds",
@@ -120,17 +126,15 @@ class Metrics:
         self._failures = self._counter(
             "rtmdet_inference_failures", "Pictures on which the runtime failed.", ("model",)
         )
-        self._backend_up = Gauge(
+        self._backend_up = self._gauge(
             "rtmdet_backend_up",
             "1 while the model's runtime answers, 0 while it is replaced.",
             ("model",),
-            registry=self.registry,
         )
-        self._model_info = Gauge(
+        self._model_info = self._gauge(
             "rtmdet_model_info",
             "1 for each model that is served.",
             ("model", "version", "task", "variant", "runtime"),
-            registry=self.registry,
         )
 
     def exposition(self) -> bytes:
@@ -220,11 +224,17 @@ class Metrics:
         self._backend_up.labels(model).set(up)
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...]) -> Counter:
+        self.described.append(Described(f"{name}_total", "counter", labels, text))
         return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...]) -> Gauge:
+        self.described.append(Described(name, "gauge", labels, text))
+        return Gauge(name, text, labels, registry=self.registry)
 
     def _histogram(
         self, name: str, text: str, labels: tuple[str, ...], buckets: Sequence[float]
     ) -> Histogram:
+        self.described.append(Described(name, "histogram", labels, text))
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
 
 

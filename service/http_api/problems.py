@@ -38,7 +38,7 @@ HTTP_STATUS: dict[type[ServiceError], int] = {
 def problem_response(error: ServiceError, *, instance: str, request_id: str) -> Response:
     """The answer to a request that raised `error`."""
     body = problem_body(error, instance, request_id)
-    status = http_status(error)
+    status = status_of(type(error))
     # RFC 9110 asks for it with every 401.
     headers: dict[str, str] = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
     if error.retry_after_s is not None:
@@ -52,7 +52,7 @@ def problem_body(error: ServiceError, instance: str, request_id: str) -> dict[st
     body: dict[str, object] = {
         "type": f"/problems/{error.code}",
         "title": error.title,
-        "status": http_status(error),
+        "status": status_of(type(error)),
         "detail": error.detail,
         "instance": instance,
         "code": error.code,
@@ -68,9 +68,9 @@ def problem_body(error: ServiceError, instance: str, request_id: str) -> dict[st
     return body
 
 
-def http_status(error: ServiceError) -> int:
-    """That of the nearest class above the error's that stands in the table."""
-    return next(HTTP_STATUS[kind] for kind in type(error).__mro__ if kind in HTTP_STATUS)
+def status_of(kind: type[ServiceError]) -> int:
+    """That of the nearest class above that stands in the table."""
+    return next(HTTP_STATUS[each] for each in kind.__mro__ if each in HTTP_STATUS)
 
 
 def plain_response(
