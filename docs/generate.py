@@ -2,8 +2,8 @@
 
     python -m docs.generate
 
-Rewrites what stands between `<!-- NAME -->` and `<!-- /NAME -->` in the documents; a test holds that
-nothing would change.
+Rewrites what stands between `<!-- NAME -->` and `<!-- /NAME -->` in the documents; a test holds
+that nothing would change.
 """
 
 import re

@@ -65,6 +65,8 @@ class ModelRegistry:
             metrics=self.metrics,
         )
         self._models: dict[str, ModelStatus] = {}
+        #: Also one that recovers: another model's answers would be others.
+        self._first_loaded: str | None = None
         self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changes: set[asyncio.Task[object]] = set()
         self._stopping = False
@@ -95,8 +97,7 @@ class ModelRegistry:
         """The model that answers requests which name none."""
         if self._default_model is not None:
             return self._default_model
-        # Also one that recovers: another model's answers would be others.
-        return next((s.name for s in self.statuses if s.served is not None), None)
+        return self._first_loaded
 
     def open(self, names: Sequence[str]) -> None:
         """Open models and their runtimes; blocks. No names: all that the repository has.
@@ -220,6 +221,7 @@ class ModelRegistry:
         """What is served under a name from now on."""
         before = self._models.get(status.name)
         self._models[status.name] = status
+        self._first_loaded = next((s.name for s in self.statuses if s.served is not None), None)
         if before is not None and before.served is not None:
             self.metrics.model_gone(status.name)
         if (served := status.served) is not None:

@@ -2,6 +2,7 @@
 
 import ipaddress
 from dataclasses import dataclass
+from functools import lru_cache
 
 #: What one customer gets of IPv6: whoever has one address of it has all.
 _IPV6_PREFIX_BITS = 64
@@ -25,6 +26,7 @@ class Caller:
         return f"address:{network_of(self.address)}"
 
 
+@lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
     """The address itself; of IPv6 its network of 64 bits, and of no address the text, cut.
 

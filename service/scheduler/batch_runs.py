@@ -8,7 +8,7 @@ from service.errors import InferenceFailed
 from service.runtime.base import Outputs
 from service.scheduler.engine_places import EnginePlaces
 from service.scheduler.latency import EngineLatency
-from service.scheduler.requests import Batch, answer, fail, stacked
+from service.scheduler.requests import Batch, answer, fail, images_of
 from service.scheduler.supervised_runtime import RuntimeHung, SupervisedRuntime
 from service.telemetry import Metrics
 
@@ -48,9 +48,8 @@ class BatchRuns:
     async def _run_once(self, batch: Batch) -> Exception | None:
         """Run a batch and answer it, or give the error that the runtime raised."""
         started_s, was_beside = self._clock(), self._places.num_taken > 1
-        images = stacked(batch)
         try:
-            outputs = await self._runtime.infer(images)
+            outputs = await self._runtime.infer(images_of(batch))
             _require_rows(outputs, len(batch))
         except RuntimeHung as hung:
             fail(batch, InferenceFailed(str(hung)))

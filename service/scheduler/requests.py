@@ -1,7 +1,7 @@
 """What waits in a queue and what comes back: a picture and its reply, a batch and its rows."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 
@@ -42,9 +42,15 @@ class Waiting:
 Batch = list[QueuedRequest[Waiting]]
 
 
-def stacked(batch: Batch) -> NDArray[np.uint8]:
-    """The pictures of a batch as one array: the only copy of them, and none of a single one."""
-    images = [_image(request) for request in batch]
+def images_of(batch: Batch) -> list[NDArray[np.uint8]]:
+    """The pictures of a batch."""
+    images = [each.payload.image for each in batch if each.payload.image is not None]
+    assert len(images) == len(batch), "a picture ran before it was decoded"
+    return images
+
+
+def stacked(images: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """One batch: the only copy of its pictures, and none of a single one."""
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
@@ -68,8 +74,3 @@ def fail(batch: Batch, error: Exception) -> None:
     for request in batch:
         if not request.payload.reply.done():
             request.payload.reply.set_exception(error)
-
-
-def _image(request: QueuedRequest[Waiting]) -> NDArray[np.uint8]:
-    assert request.payload.image is not None, "a picture ran before it was decoded"
-    return request.payload.image

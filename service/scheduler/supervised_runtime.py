@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from service.runtime.base import Outputs, Runtime
 from service.scheduler.engine_threads import EngineThreads
+from service.scheduler.requests import stacked
 
 logger = logging.getLogger(__name__)
 
@@ -72,13 +73,17 @@ class SupervisedRuntime:
         """Whether a call can begin now."""
         return self._opened is not None
 
-    async def infer(self, images: NDArray[np.uint8]) -> Outputs:
-        """One call of the runtime. Raises RuntimeHung, and whatever the runtime raises."""
+    async def infer(self, images: Sequence[NDArray[np.uint8]]) -> Outputs:
+        """One call of the runtime, for pictures of one size.
+
+        Raises RuntimeHung, and whatever the runtime raises.
+        """
         opened = self._opened
         if opened is None:
             # Its last call hung between the moment that this one was decided and now.
             raise RuntimeHung(self.problem)
-        call = opened.threads.run(lambda: opened.runtime.infer(images))
+        # The copy into one batch is made there too: it takes milliseconds.
+        call = opened.threads.run(lambda: opened.runtime.infer(stacked(images)))
         await asyncio.wait((call,), timeout=self.recovery.hang_s)
         if call.done():
             return call.result()
