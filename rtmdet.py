@@ -3,6 +3,8 @@
 rtmdet serve
 rtmdet detect street.jpg --out drawn/
 rtmdet models list
+
+And the client of a server, for programs: `from rtmdet import Client`.
 """
 
 import os
@@ -11,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 if TYPE_CHECKING:
     from model.repository import RepositoryModel
+    from service.client import *  # noqa: F403
     from training.evaluation.predictors.graph import GraphRuntime
     from training.measuring.opening import ServingRuntimes
 
@@ -20,22 +23,35 @@ EXIT_MISTAKE = 2
 #: What a shell gives for a command that Ctrl-C ended.
 EXIT_INTERRUPTED = 130
 
-# Small matrix products run on several threads of ours at once; each must not start more of its
-# own. numpy reads this when it is first imported, so it stands before every other import.
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-# torch's threads spin while they wait for one another, by default so long that beside anything else
-# that runs (data workers, a second process) they take the time of those that they wait for. So
-# long costs nothing on a quiet machine. torch reads this when it is first imported.
-os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+def __getattr__(name: str) -> object:
+    """A name of the client, which is imported when it is first asked for."""
+    if not name.startswith("_"):
+        from service import client
+
+        if name in client.__all__:
+            return getattr(client, name)
+    raise AttributeError(f"module 'rtmdet' has no attribute '{name}'")
 
 
 def main() -> None:
     """Run a command; what the caller can mend is one line on stderr and exit code 2."""
+    _bound_threads()
     try:
         _run()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+
+
+def _bound_threads() -> None:
+    # Small matrix products run on several threads of ours at once; each must not start more of
+    # its own. numpy reads this when it is first imported, so it stands before every other import.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+    # torch's threads spin while they wait for one another, by default so long that beside anything
+    # else that runs (data workers, a second process) they take the time of those that they wait
+    # for. So long costs nothing on a quiet machine. torch reads this when it is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
 
 
 def _run() -> None:

@@ -1,0 +1,80 @@
+"""`rtmdet detect --server`: sends the pictures to a server, several at once."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from service.client import (
+    AsyncClient,
+    BadAnswer,
+    ClientError,
+    ConnectionFailed,
+    Forbidden,
+    TimedOut,
+    Unauthenticated,
+)
+from service.client.options import DetectOptions as ClientOptions
+from service.commands.detecting import PictureFailed, listing, print_in_order
+from service.detection import DetectOptions
+
+# Enough that the server always has one to decode and one to infer.
+_AT_ONCE = 8
+
+# A slow line may need long for a large picture; the server has a limit of its own.
+_TIMEOUT_S = 120.0
+
+
+class ServerUnusable(ValueError):
+    """No picture will fare better than this one did: the address or the key is wrong."""
+
+
+async def detect_at_server(
+    server: str,
+    api_key: str | None,
+    images: Sequence[Path],
+    options: DetectOptions,
+    *,
+    out: Path | None,
+    as_json: bool,
+) -> int:
+    """Detect in several pictures at once; how many failed. Raises ServerUnusable."""
+    asked = _asked(options)
+
+    async def detect_one(path: Path, drawn_path: Path | None) -> str:
+        try:
+            result = await client.detect(path, **asked)
+            if drawn_path is not None:
+                drawn_path.write_bytes(await client.draw(path, **asked))
+        except ClientError as error:
+            raise _judged(error) from error
+        if as_json:
+            return replace(result, id=str(path)).to_json()
+        return listing(
+            path,
+            result.detections,
+            drawn_path,
+            model_name=result.model.name,
+            total_ms=result.timings_ms.total,
+        )
+
+    async with AsyncClient(server, api_key=api_key, timeout_s=_TIMEOUT_S) as client:
+        return await print_in_order(images, out, detect_one, at_once=_AT_ONCE)
+
+
+def _asked(options: DetectOptions) -> ClientOptions:
+    return {
+        "model": options.model,
+        "score_threshold": options.score_threshold,
+        "iou_threshold": options.iou_threshold,
+        "max_detections": options.max_detections,
+        "classes": options.classes,
+        "mask_format": options.mask_format,
+    }
+
+
+def _judged(error: ClientError) -> PictureFailed | ServerUnusable:
+    if isinstance(error, TimedOut):
+        return PictureFailed(str(error))
+    if isinstance(error, ConnectionFailed | BadAnswer | Unauthenticated | Forbidden):
+        return ServerUnusable(str(error))
+    return PictureFailed(str(error))

@@ -1,0 +1,241 @@
+"""`rtmdet detect --server`: the same output as without, from a server."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from service.http_api.app import create_app
+from service.settings import Settings
+from service.wiring import build_detector
+from tests.conftest import PROJECT
+from tests.repositories import write_model
+from tests.scripted_servers import DETECTED, Script, as_json, problem, scripted_server
+from tests.servers import running_server
+
+WIDTH, HEIGHT = 96, 64
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("repository")
+    write_model(root, "boxes", input_size=(HEIGHT, WIDTH))
+    write_model(root, "other", input_size=(HEIGHT, WIDTH))
+    return root
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path) -> Iterator[str]:
+    chosen = Settings(model_repository=repository, runtime="fake")
+    with running_server(create_app(build_detector(chosen), max_buffered_bytes=10**8)) as client:
+        yield str(client.base_url)
+
+
+@pytest.fixture(scope="module")
+def script() -> Iterator[Script]:
+    with scripted_server() as script:
+        yield script
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """Twelve, each with a box at another place."""
+    paths = [tmp_path / f"{number}.png" for number in range(12)]
+    for number, path in enumerate(paths):
+        image = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+        image[0, 0] = 3 * number, number, 20
+        cv2.imwrite(str(path), image)
+    return paths
+
+
+def detect(*parts: object, **environment: object) -> "subprocess.CompletedProcess[str]":
+    """Without a repository, unless the environment names one."""
+    settings = {"RTMDET_MODEL_REPOSITORY": "/nowhere", "RTMDET_RUNTIME": "fake"} | environment
+    return subprocess.run(
+        [sys.executable, "-m", "rtmdet", "detect", *map(str, parts)],
+        env=os.environ | {name: str(value) for name, value in settings.items()},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_detect__prints_and_draws_what_it_would_without_a_server(
+    server: str, repository: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    here, there = tmp_path / "out" / "here", tmp_path / "out" / "there"
+    options = ["--model", "other", "--classes", "person", "--score-threshold", "0.2"]
+    ours = detect(*pictures, *options, "--out", here, RTMDET_MODEL_REPOSITORY=repository)
+    theirs = detect(*pictures, *options, "--out", there, "--server", server)
+
+    def comparable(text: str) -> str:
+        return re.sub(r"\d+ ms", "- ms", text).replace(str(here), str(there))
+
+    assert comparable(theirs.stdout) == comparable(ours.stdout)
+    assert theirs.stdout.count("1 detection, other") == 12
+    assert (theirs.returncode, theirs.stderr) == (0, "")
+    names = sorted(path.name for path in there.iterdir())
+    assert names == sorted(f"{path.stem}.detected.jpg" for path in pictures)
+    for name in names:
+        assert (there / name).read_bytes() == (here / name).read_bytes()
+
+
+def test_detect__json_is_the_same(server: str, repository: Path, pictures: list[Path]) -> None:
+    ours = detect(*pictures[:3], "--json", RTMDET_MODEL_REPOSITORY=repository)
+    theirs = detect(*pictures[:3], "--json", "--server", server)
+
+    def comparable(line: str) -> dict[str, object]:
+        document = json.loads(line)
+        document["timings_ms"] = sorted(document["timings_ms"])
+        del document["batch"]
+        return document
+
+    assert [*map(comparable, theirs.stdout.splitlines())] == [
+        *map(comparable, ours.stdout.splitlines())
+    ]
+    assert [json.loads(line)["id"] for line in theirs.stdout.splitlines()] == [
+        str(path) for path in pictures[:3]
+    ]
+
+
+def test_detect__bad_pictures_are_reported_and_the_rest_go_on(
+    server: str, pictures: list[Path], tmp_path: Path
+) -> None:
+    bad, missing = tmp_path / "bad.jpg", tmp_path / "missing.jpg"
+    bad.write_bytes(b"no picture")
+    done = detect(pictures[0], bad, missing, pictures[1], "--server", server)
+    assert done.returncode == 2
+    heads = [line.partition(":")[0] for line in done.stdout.splitlines() if line[0] != " "]
+    assert heads == [str(pictures[0]), str(pictures[1])]
+    of_bad, of_missing = done.stderr.splitlines()
+    assert of_bad.startswith(f"{bad}: The bytes are no image")
+    assert of_missing == f"{missing}: No such file or directory"
+
+
+class LateFirst:
+    """Answers nobody before eight have asked, and whoever sent `first` after the other seven."""
+
+    def __init__(self, first: bytes) -> None:
+        self.most_at_once = 0
+        self._first = first
+        self._asking = self._answered = 0
+        self._eight_asked, self._seven_answered = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return
+        self._asking += 1
+        self.most_at_once = max(self.most_at_once, self._asking)
+        if self._asking == 8:
+            self._eight_asked.set()
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body, more = body + message.get("body", b""), message.get("more_body", False)
+        await (self._seven_answered if body == self._first else self._eight_asked).wait()
+        self._asking -= 1
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(DETECTED).encode()})
+        self._answered += 1
+        if self._answered == 7:
+            self._seven_answered.set()
+
+
+def test_detect__eight_at_once_and_in_order(pictures: list[Path]) -> None:
+    app = LateFirst(pictures[0].read_bytes())
+    with running_server(app) as client:  # pyright: ignore[reportArgumentType]
+        done = detect(*pictures, "--json", "--server", client.base_url)
+    assert done.stderr == ""
+    printed = [json.loads(line)["id"] for line in done.stdout.splitlines()]
+    assert printed == [str(path) for path in pictures]
+    assert app.most_at_once == 8
+
+
+def test_detect__nobody_listens_is_one_line(pictures: list[Path]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    done = detect(*pictures, "--server", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"rtmdet: no answer from {url}, 4 times")
+
+
+def test_detect__key_from_the_option_or_the_environment(
+    script: Script, pictures: list[Path]
+) -> None:
+    url, seen = script(as_json(DETECTED))
+    detect(pictures[0], "--server", url, RTMDET_API_KEY="of-environment")
+    detect(pictures[0], "--server", url, "--api-key", "of-option", RTMDET_API_KEY="other")
+    sent = [request.headers["authorization"] for request in seen]
+    assert sent == ["Bearer of-environment", "Bearer of-option"]
+
+
+def test_detect__refused_key_is_one_line(script: Script, pictures: list[Path]) -> None:
+    url, _ = script(problem(401, "unauthenticated", "send a key that is known"))
+    done = detect(*pictures, "--server", url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "rtmdet: send a key that is known [401 unauthenticated] (request req_server)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--repository", "triton_repo"], "give --server or --repository"),
+        (["--score-threshold", "2"], "score_threshold='2'"),
+        (["--server", "localhost"], "write it as http://localhost:8000"),
+    ],
+)
+def test_detect__mistake_in_the_options_asks_nobody(options: list[str], says: str) -> None:
+    done = detect("a.jpg", "--server", "http://nowhere.invalid", *options)
+    assert done.returncode == 2
+    assert done.stderr.startswith("rtmdet: ")
+    assert says in done.stderr
+
+
+def test_detect__needs_no_runtime_and_no_model(server: str, pictures: list[Path]) -> None:
+    """Nor what the server's interface is made of."""
+    arguments = ["rtmdet", "detect", str(pictures[0]), "--server", server]
+    program = (
+        f"import sys; sys.argv = {arguments!r}; import rtmdet\n"
+        "try: rtmdet.main()\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'fastapi', 'openvino', 'torch', 'uvicorn'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"RTMDET_MODEL_REPOSITORY": "/nowhere"},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "1 detection, boxes" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_detect__ends_quietly_when_nobody_reads(server: str, pictures: list[Path]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, "-m", "rtmdet", "detect", *pictures, "--server", server],
+            cwd=PROJECT,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (141, "")
