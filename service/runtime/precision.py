@@ -8,7 +8,6 @@ a broken kernel), not a loss of half a percent.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -98,9 +97,8 @@ def verdict_by_picture(exact: Outputs, fast: Outputs, precision: str) -> Verdict
     return Verdict(True, f"{precision}: {told}")
 
 
-@lru_cache(maxsize=4)
 def trial_picture(height: int, width: int) -> NDArray[np.uint8]:
-    """uint8 BGR [1, height, width, 3]: shapes of several sizes on a clouded ground. Read-only."""
+    """uint8 BGR [1, height, width, 3]: shapes of several sizes on a clouded ground."""
     generator = np.random.default_rng(0)
     clouds = generator.integers(60, 200, (9, 12, 3), np.uint8)
     image = cv2.resize(clouds, (width, height), interpolation=cv2.INTER_CUBIC)
@@ -116,9 +114,7 @@ def trial_picture(height: int, width: int) -> NDArray[np.uint8]:
     cv2.ellipse(image, at(0.62, 0.62), (side // 5, side // 9), 30, 0, 360, (230, 230, 230), -1)
     cv2.rectangle(image, at(0.87, 0.75), at(0.94, 0.94), (20, 20, 20), -1)
     grain = generator.normal(0, 6, (height, width, 3))
-    picture = np.clip(grain + image, 0, 255).astype(np.uint8)[None]
-    picture.flags.writeable = False
-    return picture
+    return np.clip(grain + image, 0, 255).astype(np.uint8)[None]
 
 
 @dataclass(frozen=True, eq=False)
