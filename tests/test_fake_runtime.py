@@ -279,3 +279,17 @@ def test_server__fails_where_it_is_planned_and_nowhere_else(tmp_path: Path):
         ]
 
     assert codes == [200, 500, 200]
+
+
+def test_server__warms_up_and_is_ready_whatever_is_planned_for_requests(tmp_path: Path):
+    with serving(tmp_path, "fail_every=1,nan_every=1,misshape_every=1") as client:
+        assert client.get("/readyz").status_code == 200
+        assert post(client, picture(), model="detect").status_code == 500
+        assert client.get("/readyz").status_code == 200
+
+
+def test_server__outputs_of_a_wrong_shape_fail_their_request_alone(tmp_path: Path):
+    with serving(tmp_path, "misshape_every=2") as client:
+        codes = [post(client, picture(), model="detect").status_code for _ in range(4)]
+
+    assert codes == [200, 500, 200, 500]

@@ -97,7 +97,7 @@ def tell_precision(processor: Processor) -> Finding:
     """What `auto` computes in; each model's line says what it really does."""
     precision = "bf16" if processor.has_bf16 else "f32"
     reason = "has it" if processor.has_bf16 else "has no bf16"
-    detail = f"auto takes {precision}: the processor {reason}"
+    detail = f"auto takes {precision} at the most: the processor {reason}"
     return Finding(_AREA, "precision", "ok", detail, data={"auto": precision})
 
 
