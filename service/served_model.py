@@ -25,6 +25,7 @@ class ServedModel:
 
     source: RepositoryModel
     runtime_description: str
+    runtime_reason: str
     batcher: Batcher
     canary: Canary
     decoding: LatencyModel = field(default_factory=LatencyModel)
@@ -71,7 +72,13 @@ class ModelOpener:
         except (RuntimeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise RepositoryError(f"{source.graph_path}: cannot be loaded: {reason}") from error
-        logger.info("model %s version %d: %s", name, source.version, runtime.description)
+        logger.info(
+            "model %s version %d: %s (%s)",
+            name,
+            source.version,
+            runtime.description,
+            runtime.reason,
+        )
         batcher = Batcher(
             runtime,
             max_waiting=self.max_waiting,
@@ -82,5 +89,9 @@ class ModelOpener:
             recovery=Recovery(self.hang_s, lambda: self.open_runtime(source)),
         )
         return ServedModel(
-            source, runtime.description, batcher, Canary(batcher, manifest.input_size)
+            source,
+            runtime.description,
+            runtime.reason,
+            batcher,
+            Canary(batcher, manifest.input_size),
         )

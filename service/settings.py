@@ -40,15 +40,29 @@ class Settings(BaseSettings):
         None, description="Answers requests that name no model; unset, the first one loaded does."
     )
 
-    runtime: Literal["auto", "openvino", "fake"] = Field(
-        "auto", description="What runs the models; `auto` takes the best that is there."
+    runtime: Literal["auto", "openvino", "torch", "fake"] = Field(
+        "auto",
+        description="What runs the models; `auto` takes torch where it can use an NVIDIA GPU, else "
+        "OpenVINO.",
     )
     precision: Precision = Field(
         "auto",
-        description="Arithmetic of the runtime; `auto` takes bf16 where the processor has it.",
+        description="Arithmetic of the runtime; `auto` takes the fastest in which a model finds "
+        "what it finds in f32.",
     )
     inference_threads: int = Field(
-        0, ge=0, description="Threads for inference on the processor; 0 takes every core."
+        0,
+        ge=0,
+        description="Threads for inference on the processor; 0 takes one for every core that the "
+        "process may use, by its container's quota too.",
+    )
+    max_batch_size: int = Field(
+        16, ge=1, le=256, description="Pictures that a GPU takes in one batch, if they fit into it."
+    )
+    fake: str = Field(
+        "",
+        description="Pace and faults of the runtime `fake`, as in "
+        "`call_ms=2,image_ms=1,fail_every=100`.",
     )
     worker_threads: int = Field(
         0, ge=0, description="Threads that decode pictures and post-process; 0 takes one per core."

@@ -10,9 +10,13 @@ from service.access.gate import Gate
 from service.access.start_policy import check_exposure
 from service.access.watched_keys import WatchedKeys
 from service.codecs.images import ImageLimits
+from service.cores import num_usable_cores
 from service.detector import Detector, DetectorLimits
+from service.environment import PREFIX
 from service.registry import ModelRegistry
 from service.runtime.base import Runtime
+from service.runtime.choice import RuntimeChoice, RuntimeUnavailable, choose, look
+from service.runtime.fake_plan import FakePlan, parse_fake_plan
 from service.settings import Settings, SettingsError
 from service.tracing.base import NO_TRACING, Tracing
 
@@ -22,13 +26,16 @@ logger = logging.getLogger(__name__)
 def build_detector(settings: Settings, tracing: Tracing = NO_TRACING) -> Detector:
     """Open the models and put the detector together; blocks until they are compiled.
 
-    Raises RepositoryError where there is nothing to serve.
+    Raises RepositoryError where there is nothing to serve, and SettingsError for a runtime that is
+    not installed.
     """
+    choice = choose_runtime(settings)
+    logger.info("runtime %s", choice)
     registry = ModelRegistry(
         ModelRepository(settings.model_repository),
-        lambda source: open_runtime(source, settings),
+        lambda source: open_runtime(source, settings, choice=choice),
         max_waiting=settings.max_queue,
-        num_places=settings.inference_threads or _num_cores(),
+        num_places=_num_places(settings, choice),
         hang_s=settings.hang_timeout_ms / 1000,
         default_model=settings.default_model,
     )
@@ -41,7 +48,7 @@ def build_detector(settings: Settings, tracing: Tracing = NO_TRACING) -> Detecto
         max_working_bytes=settings.max_working_bytes,
         max_images_per_request=settings.max_images_per_request,
     )
-    num_workers = settings.worker_threads or _num_cores()
+    num_workers = settings.worker_threads or num_usable_cores()
     workers = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
     return Detector(registry, workers, limits, tracing)
 
@@ -86,24 +93,55 @@ def build_gate(settings: Settings) -> Gate:
     return Gate(keys, rates, only_this_machine=only_this_machine)
 
 
-def _num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+def choose_runtime(settings: Settings) -> RuntimeChoice:
+    """The runtime that is set, or the best that is there.
+
+    Raises SettingsError where it is not installed, or its own settings are wrong.
+    """
+    try:
+        choice = choose(settings.runtime, look(settings.runtime))
+    except RuntimeUnavailable as error:
+        raise SettingsError(f"{PREFIX}RUNTIME={settings.runtime}: {error}") from error
+    if choice.name == "fake":
+        _fake_plan(settings)
+    elif settings.fake:
+        logger.warning("%sFAKE has no effect: the runtime is %s", PREFIX, choice.name)
+    return choice
 
 
 def open_runtime(
-    source: RepositoryModel, settings: Settings, *, outputs: tuple[str, ...] | None = None
+    source: RepositoryModel,
+    settings: Settings,
+    *,
+    outputs: tuple[str, ...] | None = None,
+    choice: RuntimeChoice | None = None,
 ) -> Runtime:
-    """The runtime that the settings choose, holding one model.
+    """The runtime of `choice`, or that the settings choose, holding one model.
 
     `outputs` names tensors of the graph to be given instead of its own outputs; evaluation opens
     so what candidates are selected from.
     """
-    if settings.runtime == "fake":
-        from service.runtime.fake import FakeRuntime
+    if choice is None:
+        named = settings.runtime
+        choice = choose_runtime(settings) if named == "auto" else RuntimeChoice(named, "as set")
+    # Imported below because a server with one runtime need not have the libraries of another.
+    if choice.name == "fake":
+        from service.runtime.fake import FakeModel, PlannedFakeRuntime
 
-        return FakeRuntime()
-    # Imported here because a server with another runtime need not have OpenVINO.
+        plan = _fake_plan(settings)
+        model = FakeModel(source.manifest.task, len(source.manifest.classes), plan.detections)
+        return PlannedFakeRuntime(plan, model, reason=choice.reason)
+    if choice.name == "torch":
+        from service.runtime.torch_cuda import TorchSession
+
+        return TorchSession(
+            source.graph_path,
+            precision=settings.precision,
+            max_batch_size=settings.max_batch_size,
+            num_threads=settings.inference_threads,
+            outputs=outputs,
+            reason=choice.reason,
+        )
     from service.runtime.openvino_session import OpenVINOSession
 
     return OpenVINOSession(
@@ -112,4 +150,22 @@ def open_runtime(
         precision=settings.precision,
         num_threads=settings.inference_threads,
         outputs=outputs,
+        evaluations=source.manifest.evaluations,
+        reason=choice.reason,
     )
+
+
+def _num_places(settings: Settings, choice: RuntimeChoice) -> int:
+    """How many calls of runtimes keep the machine busy, all models together."""
+    if choice.name == "torch":
+        # A GPU computes one batch while another is copied; on a processor torch has all threads.
+        return 2 if choice.on_gpu else 1
+    cores = settings.inference_threads or num_usable_cores()
+    return max(cores, _fake_plan(settings).concurrency) if choice.name == "fake" else cores
+
+
+def _fake_plan(settings: Settings) -> FakePlan:
+    try:
+        return parse_fake_plan(settings.fake)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}FAKE: {error}") from error

@@ -118,6 +118,8 @@ def test_settings__are_these() -> None:
         "runtime",
         "precision",
         "inference_threads",
+        "max_batch_size",
+        "fake",
         "worker_threads",
         "hang_timeout_ms",
         "max_queue",

@@ -17,8 +17,8 @@ import pytest
 
 from model.manifest import GRAPH_FILE
 from model.repository import ModelRepository
+from service.cgroups import CgroupLimits, read_cgroup_limits
 from service.diagnosis.accelerators import check_gpus, list_gpus
-from service.diagnosis.cgroups import CgroupLimits, read_cgroup_limits
 from service.diagnosis.findings import Finding
 from service.diagnosis.machine_limits import (
     check_disk,
@@ -281,7 +281,14 @@ def test_parse_cpuinfo__instructions_that_matter() -> None:
 
 @pytest.mark.parametrize(
     ("quota", "threads", "level"),
-    [(None, 0, "ok"), (8.0, 0, "ok"), (2.5, 0, "warning"), (2.5, 2, "ok"), (0.5, 1, "ok")],
+    [
+        (None, 0, "ok"),
+        (8.0, 0, "ok"),
+        (2.5, 0, "ok"),
+        (2.5, 8, "warning"),
+        (2.5, 2, "ok"),
+        (0.5, 1, "ok"),
+    ],
 )
 def test_check_cores__quota_of_a_container(quota: float | None, threads: int, level: str) -> None:
     assert check_cores(8, quota, threads).level == level

@@ -240,12 +240,16 @@ def test_detect_command__ends_quietly_when_nobody_reads(repository: Path, tmp_pa
 
 
 def test_serve__loads_no_torch(repository: Path) -> None:
-    """Neither does importing the service or detecting in process."""
+    """Neither does importing the service or detecting in process, on a machine without a GPU.
+
+    With one, torch is what `auto` may choose, and is asked.
+    """
+    runtime = "openvino" if any(Path("/dev").glob("nvidia[0-9]*")) else "auto"
     script = (
         "import sys, rtmdet, service.__main__, service.http_api.app, model.__main__\n"
         "from service.settings import Settings\n"
         "from service.wiring import build_detector\n"
-        f"build_detector(Settings(model_repository={str(repository)!r}))\n"
+        f"build_detector(Settings(model_repository={str(repository)!r}, runtime={runtime!r}))\n"
         "heavy = {'torch', 'onnx', 'onnxscript', 'tensorrt'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
     )

@@ -7,9 +7,10 @@ from typing import Annotated
 import typer
 
 from model.repository import ModelRepository
+from service.cgroups import read_cgroup_limits
 from service.commands.options import Repository
+from service.cores import num_allowed_cores
 from service.diagnosis.accelerators import check_gpus
-from service.diagnosis.cgroups import read_cgroup_limits
 from service.diagnosis.findings import Finding
 from service.diagnosis.machine_limits import (
     check_disk,
@@ -69,11 +70,10 @@ def doctor(
 
 def _machine(settings: Settings) -> list[Finding]:
     limits = read_cgroup_limits()
-    num_cores = len(os.sched_getaffinity(0))
     max_connections: int = getattr(settings, "max_connections", settings.max_queue)
     uses_shared_memory = installed_version("tritonclient") is not None
     return [
-        *check_processor(read_processor(), num_cores, limits, settings.inference_threads),
+        *check_processor(read_processor(), num_allowed_cores(), limits, settings.inference_threads),
         check_memory(machine_memory_bytes(), limits, settings.max_buffered_bytes),
         check_open_files(open_files_limit(), max_connections),
         check_shared_memory(is_needed=uses_shared_memory),

@@ -78,7 +78,9 @@ def check_model(repository: ModelRepository, name: str, open_runtime: OpenRuntim
         reason = " ".join(str(error).split())
         return [*findings, Finding(area, "graph", "problem", reason, "export the model again")]
     try:
-        findings.append(Finding(area, "graph", "ok", f"compiled: {runtime.description}"))
+        findings.append(
+            Finding(area, "graph", "ok", f"compiled: {runtime.description} ({runtime.reason})")
+        )
         findings += check_inference(area, runtime, manifest)
     finally:
         runtime.close()

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.diagnosis.cgroups import CgroupLimits
+from service.cgroups import CgroupLimits
 from service.diagnosis.findings import Finding
 from service.diagnosis.sizes import in_words
 
@@ -77,18 +77,18 @@ def check_processor(
 
 
 def check_cores(num_cores: int, quota: float | None, inference_threads: int) -> Finding:
-    """Whether there are more threads than the container has time for."""
+    """Whether more threads are set than the container has time for; 0 leaves it to the server."""
     data = {"cores": num_cores, "machine_cores": os.cpu_count(), "quota": quota}
     shown = f"{num_cores} of {os.cpu_count()} may be used"
     if quota is None:
         return Finding(_AREA, "cores", "ok", shown, data=data)
     shown += f", for {quota:g} cores' time"
-    threads = inference_threads or num_cores
-    if threads <= max(1.0, quota):
+    # Left to itself a server starts no more than the quota feeds.
+    if inference_threads <= max(1.0, quota):
         return Finding(_AREA, "cores", "ok", shown, data=data)
     advice = (
-        f"{threads} threads share that time and stall together; set "
-        f"RTMDET_INFERENCE_THREADS={max(1, int(quota))}, and RTMDET_WORKER_THREADS too"
+        f"{inference_threads} threads share that time and stall together; unset "
+        f"RTMDET_INFERENCE_THREADS, or set it to {max(1, int(quota))}"
     )
     return Finding(_AREA, "cores", "warning", shown, advice, data)
 
@@ -97,7 +97,7 @@ def tell_precision(processor: Processor) -> Finding:
     """What `auto` computes in; each model's line says what it really does."""
     precision = "bf16" if processor.has_bf16 else "f32"
     reason = "has it" if processor.has_bf16 else "has no bf16"
-    detail = f"auto takes {precision}: the processor {reason}"
+    detail = f"auto takes {precision} at the most: the processor {reason}"
     return Finding(_AREA, "precision", "ok", detail, data={"auto": precision})
 
 

@@ -72,4 +72,5 @@ def _model(status: ModelStatus, default_name: str | None) -> dict[str, object]:
         "metrics": manifest.metrics,
         "evaluations": [each.model_dump() for each in manifest.evaluations],
         "runtime": status.served.runtime_description,
+        "runtime_reason": status.served.runtime_reason,
     }

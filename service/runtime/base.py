@@ -23,6 +23,11 @@ class Runtime(Protocol):
         ...
 
     @property
+    def reason(self) -> str:
+        """For people: why this runtime, and why this precision."""
+        ...
+
+    @property
     def concurrency(self) -> int:
         """How many calls of `infer` keep the engine busy."""
         ...

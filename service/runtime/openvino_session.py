@@ -2,25 +2,39 @@
 
 A graph is compiled twice: once for latency, all threads on one picture, and once for throughput,
 a thread per picture. A request that is alone takes the first, concurrent ones the second.
+
+Left to itself, OpenVINO computes in bfloat16 where the processor has it. Here a model does so only
+if it finds what it finds in float32 (`service.runtime.precision`).
 """
 
 # OpenVINO's own annotations are incomplete, and wrong for the constructor of `Model`.
 # pyright: reportUnknownMemberType=false, reportGeneralTypeIssues=false
 
-import os
 import queue
 import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.manifest import GRAPH_OUTPUTS
+from model.manifest import GRAPH_OUTPUTS, Evaluation
+from service.cores import is_quota_limited, num_usable_cores
 from service.runtime.base import Outputs
+from service.runtime.precision import (
+    EXACT,
+    trial_picture,
+    verdict_by_picture,
+    verdict_on_record,
+)
 from service.runtime.silent_openvino import ov
 from service.settings import Precision
 
 _DEVICE = "CPU"
+_PRECISION = "INFERENCE_PRECISION_HINT"
+
+_Options = Mapping[str, object]
 
 
 class OpenVINOSession:
@@ -40,26 +54,42 @@ class OpenVINOSession:
         precision: Precision = "auto",
         num_threads: int = 0,
         outputs: tuple[str, ...] | None = None,
+        evaluations: tuple[Evaluation, ...] = (),
+        reason: str = "",
     ) -> None:
         """Compile for pictures of `input_size` (height, width).
 
-        `num_threads` 0 takes every core that the process may use. `outputs` names tensors of the
-        graph to be given instead of its own outputs. Raises RuntimeError where OpenVINO cannot
-        read or compile the graph.
+        `precision` auto takes bf16 where the processor has it and the model stays what it is by
+        `evaluations` of its manifest, or else by a trial. `num_threads` 0 takes every core that the
+        process may use. `outputs` names tensors of the graph to be given instead of its own
+        outputs. `reason` says why this runtime was chosen. Raises RuntimeError where OpenVINO
+        cannot read or compile the graph.
         """
         core = ov.Core()
         graph = core.read_model(graph_path)
-        if outputs is not None:
-            graph = _cut(graph, outputs)
         _require_input_size(graph, input_size)
         graph.reshape({graph.input(0): [1, *input_size, 3]})
-        threads = num_threads or len(os.sched_getaffinity(0))
+        threads = num_threads or num_usable_cores()
         shared: dict[str, object] = {"INFERENCE_NUM_THREADS": threads}
-        if precision != "auto":
-            shared["INFERENCE_PRECISION_HINT"] = precision
-        self._names = [_name_of(output, outputs or GRAPH_OUTPUTS) for output in graph.outputs]
-        self._alone = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": 1})
-        self._together = core.compile_model(graph, _DEVICE, shared | {"NUM_STREAMS": threads})
+        if is_quota_limited():
+            # Every process of the node would tie its threads to the same first cores.
+            shared["ENABLE_CPU_PINNING"] = False
+        alone = shared | {"NUM_STREAMS": 1}
+        if precision == "auto":
+            chosen = _examined(core, graph, alone, evaluations)
+        else:
+            chosen = _Chosen(precision, f"{precision}: as set")
+        self.reason = "; ".join(filter(None, (reason, chosen.reason)))
+        hint = {_PRECISION: chosen.precision}
+        if outputs is not None:
+            graph = _cut(graph, outputs)
+        self._names = _names_of(graph, outputs or GRAPH_OUTPUTS)
+        if outputs is None and chosen.compiled is not None:
+            self._alone = chosen.compiled
+        else:
+            self._alone = core.compile_model(graph, _DEVICE, alone | hint)
+        together = shared | {"NUM_STREAMS": threads}
+        self._together = core.compile_model(graph, _DEVICE, together | hint)
         if precision not in ("auto", self.precision):
             raise ValueError(
                 f"precision {precision} is not available on this processor, which would compute "
@@ -93,7 +123,7 @@ class OpenVINOSession:
     @property
     def precision(self) -> str:
         """Arithmetic that OpenVINO chose: `f32`, `bf16` or `f16`."""
-        hint = self._alone.get_property("INFERENCE_PRECISION_HINT")
+        hint = self._alone.get_property(_PRECISION)
         return hint.get_type_name()
 
     @property
@@ -140,9 +170,47 @@ def _require_input_size(graph: ov.Model, input_size: tuple[int, int]) -> None:
         )
 
 
-def _name_of(output: ov.Output, known: tuple[str, ...]) -> str:
-    """The name that we know: tensors that OpenVINO merged have several."""
-    return next(name for name in known if name in output.get_names())
+def _names_of(graph: ov.Model, known: tuple[str, ...]) -> list[str]:
+    """Of every output the name that we know: tensors that OpenVINO merged have several."""
+    return [next(name for name in known if name in output.get_names()) for output in graph.outputs]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """A precision and why; `compiled` is the whole graph in it, where that was needed to know."""
+
+    precision: str
+    reason: str
+    compiled: ov.CompiledModel | None = None
+
+
+def _examined(
+    core: ov.Core, graph: ov.Model, options: _Options, evaluations: tuple[Evaluation, ...]
+) -> _Chosen:
+    """The processor's fastest precision if the model stays what it is, else float32.
+
+    Without evaluations on record the graph is compiled in both, for a picture each: one compilation
+    more than is needed to serve.
+    """
+    fast = core.get_property(_DEVICE, _PRECISION).get_type_name()
+    if fast == EXACT:
+        return _Chosen(EXACT, f"{EXACT}: this processor has nothing faster")
+    verdict = verdict_on_record(evaluations, "OpenVINO", fast)
+    if verdict is not None:
+        return _Chosen(fast if verdict.accepted else EXACT, verdict.reason)
+    _, height, width, _ = graph.input(0).shape
+    picture = trial_picture(height, width)
+    compiled: dict[str, ov.CompiledModel] = {}
+    outputs: dict[str, Outputs] = {}
+    for precision in (EXACT, fast):
+        model = core.compile_model(graph, _DEVICE, {**options, _PRECISION: precision})
+        results = model(picture)
+        names = _names_of(graph, GRAPH_OUTPUTS)
+        compiled[precision] = model
+        outputs[precision] = {name: np.array(results[place]) for place, name in enumerate(names)}
+    verdict = verdict_by_picture(outputs[EXACT], outputs[fast], fast)
+    precision = fast if verdict.accepted else EXACT
+    return _Chosen(precision, verdict.reason, compiled[precision])
 
 
 def _cut(graph: ov.Model, names: tuple[str, ...]) -> ov.Model:

@@ -6,6 +6,9 @@ from pathlib import Path
 #: A limit of cgroup v1 that is no limit: about 2^63.
 _UNLIMITED_BYTES = 1 << 60
 
+#: Of the two files that are one in v2.
+_V1_TIMES = ("quota", "period")
+
 
 @dataclass(frozen=True)
 class CgroupLimits:
@@ -18,16 +21,19 @@ class CgroupLimits:
 def read_cgroup_limits(root: Path = Path("/")) -> CgroupLimits:
     """The tightest limits of this process's cgroup and those above it; `root` is the file system.
 
-    Reads cgroup v2, and v1 where a container is mounted as its own root.
+    Reads cgroup v2 and v1. In a container the kernel may tell the path outside, of which the mount
+    alone is there.
     """
     mounted = root / "sys/fs/cgroup"
-    folders = [mounted, *_own_folders(mounted, _text(root / "proc/self/cgroup"))]
+    paths = _own_paths(_text(root / "proc/self/cgroup"))
+    folders = _folders(mounted, paths.get(""))
     quotas = [parse_cpu_max(_text(folder / "cpu.max")) for folder in folders]
     limits = [parse_memory_max(_text(folder / "memory.max")) for folder in folders]
-    first = mounted / "cpu"
-    period = _text(first / "cpu.cfs_period_us").strip()
-    quotas.append(parse_cpu_max(f"{_text(first / 'cpu.cfs_quota_us').strip()} {period}"))
-    limits.append(parse_memory_max(_text(mounted / "memory" / "memory.limit_in_bytes")))
+    for folder in _folders(mounted / "cpu", paths.get("cpu")):
+        quota, period = (_text(folder / f"cpu.cfs_{name}_us").strip() for name in _V1_TIMES)
+        quotas.append(parse_cpu_max(f"{quota} {period}"))
+    for folder in _folders(mounted / "memory", paths.get("memory")):
+        limits.append(parse_memory_max(_text(folder / "memory.limit_in_bytes")))
     return CgroupLimits(
         cpus=min((each for each in quotas if each is not None), default=None),
         memory_bytes=min((each for each in limits if each is not None), default=None),
@@ -54,13 +60,20 @@ def parse_memory_max(text: str) -> int | None:
     return int(text)
 
 
-def _own_folders(mounted: Path, proc_cgroup: str) -> list[Path]:
-    """The folder of this process's cgroup (v2) and those above it, below `mounted`."""
+def _own_paths(proc_cgroup: str) -> dict[str, str]:
+    """Of /proc/self/cgroup the path by controller; that of v2 has none."""
+    paths: dict[str, str] = {}
     for line in proc_cgroup.splitlines():
-        if line.startswith("0::/"):
-            own = mounted / line.removeprefix("0::/")
-            return [each for each in (own, *own.parents) if each.is_relative_to(mounted)]
-    return []
+        _, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        paths |= dict.fromkeys(controllers.split(","), path)
+    return paths
+
+
+def _folders(mounted: Path, path: str | None) -> list[Path]:
+    """The folder of a cgroup and those above it, up to the mount."""
+    own = mounted / (path or "").lstrip("/")
+    return [each for each in (own, *own.parents) if each.is_relative_to(mounted)]
 
 
 def _text(path: Path) -> str:
