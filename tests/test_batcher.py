@@ -468,6 +468,23 @@ def test_submit__a_full_queue_makes_room_for_another_client() -> None:
     served(FakeRuntime(max_batch_size=1, fault=gate), use, max_waiting=2)
 
 
+def test_submit__scores_that_are_no_numbers_are_no_answer() -> None:
+    class Broken(FakeRuntime):
+        def infer(self, images: np.ndarray) -> Outputs:
+            outputs = dict(super().infer(images))
+            outputs["scores"][images[:, 0, 0, 0] == 13] = np.nan
+            return outputs
+
+    async def use(batcher: Batcher) -> None:
+        answers = await asyncio.gather(
+            *(submit(batcher, token) for token in (12, 13, 14)), return_exceptions=True
+        )
+        for token, answer in zip((12, 13, 14), answers, strict=True):
+            assert_fits(answer, "poison" if token == 13 else "keep", token)
+
+    served(Broken(), use)
+
+
 def test_submit__rows_that_are_missing_are_nobody_elses() -> None:
     class Short(FakeRuntime):
         def infer(self, images: np.ndarray) -> Outputs:

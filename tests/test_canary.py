@@ -76,7 +76,7 @@ def test_problem__values_that_are_no_numbers() -> None:
             return {**super().infer(images), "scores": np.full((len(images), 1), np.nan)}
 
     async def use(canary: Canary, _: Batcher) -> None:
-        assert "no numbers" in str(await canary.problem())
+        assert "failed on this picture" in str(await canary.problem())
 
     asked(Broken(), use)
 

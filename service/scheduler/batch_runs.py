@@ -4,6 +4,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import numpy as np
+
 from service.errors import InferenceFailed
 from service.runtime.base import Outputs
 from service.scheduler.engine_places import EnginePlaces
@@ -50,7 +52,7 @@ class BatchRuns:
         started_s, was_beside = self._clock(), self._places.num_taken > 1
         try:
             outputs = await self._runtime.infer(images_of(batch))
-            _require_rows(outputs, len(batch))
+            _require_sound(outputs, len(batch))
         except RuntimeHung as hung:
             fail(batch, InferenceFailed(str(hung)))
         except Exception as error:
@@ -80,8 +82,12 @@ class BatchRuns:
         return []
 
 
-def _require_rows(outputs: Outputs, num_rows: int) -> None:
-    """A row that is missing must not become another request's answer."""
+def _require_sound(outputs: Outputs, num_rows: int) -> None:
+    """A row that is missing must not become another request's answer, nor no number "nothing"."""
     for name, values in outputs.items():
         if len(values) != num_rows:
             raise RuntimeError(f"the runtime gave {len(values)} rows of {name}, not {num_rows}")
+    # Boxes of what scores nothing may be anything.
+    scores = outputs.get("scores")
+    if scores is not None and not np.isfinite(scores).all():
+        raise RuntimeError("the runtime gave scores that are no numbers")
