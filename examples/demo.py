@@ -99,6 +99,8 @@ def server(models: Sequence[str], repository: Path | None) -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     settings = {"RTMDET_MODELS": ",".join(models), "RTMDET_LOG_LEVEL": "warning"}
+    # Nobody else has to be told that the server ends.
+    settings["RTMDET_DRAIN_DELAY_MS"] = "0"
     if repository is not None:
         settings["RTMDET_MODEL_REPOSITORY"] = str(repository)
     settings = {"RTMDET_MODEL_REPOSITORY": str(PROJECT / "triton_repo")} | os.environ | settings

@@ -9,6 +9,7 @@
     │   ├── InvalidRequest           the message cannot be read: no image, two images, broken JSON
     │   ├── UndecodableImage         the bytes are no image, or a damaged one
     │   ├── ImageTooLarge            too many bytes or too many pixels
+    │   ├── RequestTimeout           the body did not arrive in time
     │   ├── UnsupportedMediaType     a content type or an image format that is not served
     │   ├── NotAcceptable            an answer format that is not served
     │   ├── InvalidOption            an option with a wrong name or value
@@ -109,6 +110,13 @@ class ImageTooLarge(RequestRefused):
 
     code = "image-too-large"
     title = "Image too large"
+
+
+class RequestTimeout(RequestRefused):
+    """The body did not arrive in time."""
+
+    code = "request-timeout"
+    title = "Request timeout"
 
 
 class UnsupportedMediaType(RequestRefused):

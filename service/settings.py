@@ -1,6 +1,7 @@
 """Settings from the environment, `RTMDET_*`; a wrong one stops the start with one clear line."""
 
 import os
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -29,6 +30,58 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    tls_certificate: Path | None = Field(
+        None,
+        description="PEM file with the server's certificate and its chain; with `tls_key`, the "
+        "server speaks https. Both are read again when they change.",
+    )
+    tls_key: Path | None = Field(
+        None, description="PEM file with the certificate's key, without a passphrase."
+    )
+    tls_client_ca: Path | None = Field(
+        None,
+        description="PEM file with who may sign clients' certificates; set, each client needs one.",
+    )
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Addresses or networks, by commas, whose X-Forwarded-For and "
+        "X-Forwarded-Proto are believed; they may have any number of connections.",
+    )
+    max_connections: int = Field(
+        1024, ge=1, description="Open connections; idle ones are closed in favour of new ones."
+    )
+    max_connections_per_client: int = Field(
+        256,
+        ge=0,
+        description="Open connections of one address (IPv6: of one /64 network); 0 is no limit.",
+    )
+    max_header_bytes: int = Field(
+        32 * 1024, ge=1024, description="Largest head of a request: target and header fields."
+    )
+    max_headers: int = Field(100, ge=1, description="Header fields that a request may have.")
+    header_timeout_ms: int = Field(
+        10_000, ge=1, description="How long the head of a request (or a TLS handshake) may take."
+    )
+    body_timeout_ms: int = Field(
+        30_000,
+        ge=1,
+        description="How long the body of a request may take; every 128 KiB that have come add a "
+        "second.",
+    )
+    write_timeout_ms: int = Field(
+        30_000,
+        ge=1,
+        description="How long a client may leave an answer unread; every 128 KiB of it add a "
+        "second.",
+    )
+    idle_timeout_ms: int = Field(
+        75_000, ge=1, description="How long a connection is kept open between requests."
+    )
+    drain_delay_ms: int = Field(
+        3_000,
+        ge=0,
+        description="After SIGTERM, how long requests are still taken while `/readyz` answers 503.",
+    )
 
     model_repository: Path = Field(
         Path("triton_repo"), description="Folder of models, in Triton's layout."
@@ -141,7 +194,19 @@ class Settings(BaseSettings):
         # Kubernetes sets RTMDET_PORT in every pod beside a Service named `rtmdet`.
         return cls.model_fields["port"].default if is_service_link(value) else value
 
-    @field_validator("models", mode="before")
+    @field_validator("tls_certificate", "tls_key", "tls_client_ca", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: object) -> object:
+        """An empty variable is none, as deployments write it."""
+        return None if value == "" else value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """As networks; what is none is refused rather than never matched."""
+        return tuple(str(ip_network(text, strict=False)) for text in value)
+
+    @field_validator("models", "trusted_proxies", mode="before")
     @classmethod
     def _split_names(cls, value: object) -> object:
         if isinstance(value, str):

@@ -297,6 +297,7 @@ def test_problem_codes__are_these() -> None:
         "answer-too-large": 413,
         "unavailable": 503,
         "overloaded": None,
+        "request-timeout": 408,
         "deadline-exceeded": 504,
         "model-not-ready": None,
         "shutting-down": None,
@@ -398,15 +399,16 @@ def test_server__client_that_hangs_up_is_no_event(
 
 def test_server__body_that_does_not_arrive_in_time(tmp_path: Path) -> None:
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
-    settings = Settings(model_repository=tmp_path, runtime="fake", request_timeout_ms=200)
-    with running_server(create_app(build_detector(settings), max_buffered_bytes=10**8)) as client:
+    settings = Settings(model_repository=tmp_path, runtime="fake")
+    app = create_app(build_detector(settings), max_buffered_bytes=10**8, body_timeout_s=0.2)
+    with running_server(app) as client:
         address = (client.base_url.host, client.base_url.port)
         with socket.create_connection(address, timeout=10) as connection:
             connection.sendall(
                 b"POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
                 b"Content-Length: 1000\r\n\r\nhalf"
             )
-            assert connection.recv(1000).startswith(b"HTTP/1.1 504 ")
+            assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
 def test_server__more_uploads_than_the_memory_has_room_for(tmp_path: Path) -> None:

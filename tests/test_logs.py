@@ -291,6 +291,7 @@ def test_log__of_worker_threads_has_the_requests_id(
 def lines_of_serve(repository: Path, **environment: str) -> list[str]:
     """What `rtmdet serve` logs until it ends; it is told to as soon as it serves."""
     settings = {"RTMDET_MODEL_REPOSITORY": str(repository), "RTMDET_RUNTIME": "fake"}
+    settings["RTMDET_DRAIN_DELAY_MS"] = "0"
     command = [sys.executable, "-m", "rtmdet", "serve", "--port", "0"]
     variables = os.environ | settings | environment
     with subprocess.Popen(

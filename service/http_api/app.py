@@ -19,6 +19,7 @@ from service.errors import ServiceError
 from service.http_api import model_routes, operation_routes, routes
 from service.http_api.access import AccessControl
 from service.http_api.access_log import AccessLog
+from service.http_api.draining import Draining
 from service.http_api.openapi_access import declare_access
 from service.http_api.problems import (
     MEDIA_TYPE,
@@ -46,11 +47,14 @@ def create_app(
     max_buffered_bytes: int,
     access_log: bool = True,
     gate: Gate | None = None,
+    body_timeout_s: float = 30.0,
+    draining: Draining | None = None,
 ) -> FastAPI:
     """The application; it starts and stops `detector` with itself.
 
-    `max_buffered_bytes` of request bodies may be in memory at once; `access_log` writes a line for
-    every request. `gate` says who may ask for what; without one everybody may ask for everything.
+    `max_buffered_bytes` of request bodies may be in memory at once, and each has `body_timeout_s`
+    to arrive; `access_log` writes a line for every request. `gate` says who may ask for what;
+    without one everybody may ask for everything. Whoever ends the server says so by `draining`.
     """
     gate = gate or Gate()
 
@@ -76,6 +80,8 @@ def create_app(
         app.include_router(part.router)
         app.include_router(part.router, prefix=V1_PREFIX, include_in_schema=False)
     app.state.gate = gate
+    app.state.body_timeout_s = body_timeout_s
+    app.state.draining = draining or Draining()
     # The last one added is the outermost.
     app.add_middleware(AccessControl, gate=gate)
     app.add_middleware(LastResort)

@@ -96,6 +96,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
     400: _problem("No picture, a damaged one, or more than one request may have."),
     404: _problem("No model of that name."),
     406: _problem("None of the offered answer formats is accepted."),
+    408: _problem("The body did not arrive in time."),
     413: _problem("Too many bytes or pixels, or masks that would take too much memory."),
     415: _problem("A content type or picture format that is not served."),
     422: _problem("An option with a wrong name or value."),

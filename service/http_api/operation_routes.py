@@ -1,7 +1,5 @@
 """The endpoints for whoever runs a server: how it is, what it takes, what it counts."""
 
-from importlib.resources import files
-
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
 from starlette.responses import RedirectResponse, Response
@@ -10,6 +8,8 @@ from service.codecs.images import FORMAT_NAMES, MAX_SIDE
 from service.errors import ServiceError
 from service.http_api import openapi
 from service.http_api.asked import detector_of
+from service.http_api.docs_page import docs_page
+from service.http_api.draining import Draining
 from service.http_api.negotiation import JSON
 from service.http_api.problems import all_problems
 from service.telemetry import CONTENT_TYPE
@@ -46,9 +46,13 @@ async def readyz(request: Request) -> Response:
     """Whether pictures can be sent: 200, or 503 with what is missing.
 
     Asks each model for a real inference, unless one was answered within the last seconds. One
-    model that answers is enough for 200; the body has the state of each, and why some do not.
+    model that answers is enough for 200; the body has the state of each, and why some do not. A
+    server that is draining still answers requests, and wants no more of them.
     """
     registry = detector_of(request).registry
+    draining: Draining = request.app.state.draining
+    if draining.begun:
+        return Response(to_json({"status": "draining"}), 503, media_type=JSON)
     problems = await registry.problems()
     states: dict[str, str] = {}
     for status in registry.statuses:
@@ -72,8 +76,8 @@ async def metrics(request: Request) -> Response:
 @router.get("/docs", include_in_schema=False)
 async def docs() -> Response:
     """A page to try the service on, with everything that it needs inside."""
-    page = files("service.http_api").joinpath("docs.html").read_bytes()
-    return Response(page, media_type="text/html")
+    page = docs_page()
+    return Response(page.content, media_type="text/html", headers=page.headers)
 
 
 @router.get("/", include_in_schema=False)

@@ -20,6 +20,7 @@ HTTP_STATUS: dict[type[ServiceError], int] = {
     errors.Forbidden: 403,
     errors.UnknownModel: 404,
     errors.NotAcceptable: 406,
+    errors.RequestTimeout: 408,
     errors.ModelNotLoadable: 409,
     errors.AnswerTooLarge: 413,
     errors.ImageTooLarge: 413,

@@ -39,6 +39,9 @@ router = APIRouter(route_class=PlainRoute)
 
 Content = TypeVar("Content")
 
+#: What is in somebody's picture is nothing for a cache.
+_NOT_KEPT = {"Cache-Control": "no-store"}
+
 
 @router.post("/detect", **openapi.DETECT)
 async def detect(request: Request) -> Response:
@@ -57,7 +60,8 @@ async def detect(request: Request) -> Response:
             image, options, answer, client=client_of(request), draws=media_type != JSON
         )
         content = await _unless_gone(request, work)
-    return Response(content, media_type=media_type, headers={"Server-Timing": answer.server_timing})
+    headers = _NOT_KEPT | {"Server-Timing": answer.server_timing}
+    return Response(content, media_type=media_type, headers=headers)
 
 
 @router.post("/detect:batch", **openapi.DETECT_BATCH)
@@ -86,7 +90,7 @@ async def detect_batch(request: Request) -> Response:
         answers = await _unless_gone(request, _all(work))
     results = [_result(answer, request, f"{identity}:{i}") for i, answer in enumerate(answers)]
     content = b'{"id":%b,"results":[%b]}' % (to_json(identity), b",".join(results))
-    return Response(content, media_type=JSON)
+    return Response(content, media_type=JSON, headers=_NOT_KEPT)
 
 
 def _budget(request: Request) -> UploadBudget:
@@ -100,7 +104,7 @@ async def _read(
     detector = detector_of(request)
     limits = detector.limits
     max_bytes = min(limits.image.max_bytes * max_images, _budget(request).max_bytes)
-    body = await read_body(request, max_bytes, limits.default_timeout_s, take)
+    body = await read_body(request, max_bytes, request.app.state.body_timeout_s, take)
     content_type = request.headers.get("content-type", "")
     if is_raw(content_type):
         upload = parse_upload(content_type, body)

@@ -18,12 +18,13 @@ from python_multipart.multipart import Field, File, FormParser
 from starlette.requests import Request
 
 from service.errors import (
-    DeadlineExceeded,
     ImageTooLarge,
     InvalidRequest,
     Overloaded,
+    RequestTimeout,
     UnsupportedMediaType,
 )
+from service.http_api.serving.limits import transfer_s
 
 #: Names of the form parts that hold pictures.
 IMAGE_PARTS = ("image", "images", "file")
@@ -87,8 +88,9 @@ async def read_body(
 ) -> bytes:
     """The whole body, its bytes taken of an `UploadBudget`.
 
-    Raises ImageTooLarge as soon as it is known to be larger than allowed, DeadlineExceeded when it
-    takes longer to arrive than allowed, and Overloaded.
+    Raises ImageTooLarge as soon as it is known to be larger than allowed, RequestTimeout when it
+    takes longer to arrive than `max_seconds` and a second for every so many bytes that came, and
+    Overloaded.
     """
     media_type = media_type_of(request)
     allowed = max_image_bytes
@@ -101,16 +103,18 @@ async def read_body(
         raise _too_large(max_image_bytes)
     chunks: list[bytes] = []
     size = 0
+    began_s = asyncio.get_running_loop().time()
     try:
-        async with asyncio.timeout(max_seconds):
+        async with asyncio.timeout(max_seconds) as patience:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > allowed:
                     raise _too_large(max_image_bytes)
                 take(len(chunk))
                 chunks.append(chunk)
+                patience.reschedule(began_s + transfer_s(max_seconds, size))
     except TimeoutError as error:
-        raise DeadlineExceeded(
+        raise RequestTimeout(
             f"the picture did not arrive within {max_seconds:g} s; send it faster or smaller"
         ) from error
     return b"".join(chunks)
