@@ -82,7 +82,11 @@ def start_server(repository: Path, port: int, **settings: str) -> subprocess.Pop
     """The real command, ready; `settings` are environment variables."""
     command = [sys.executable, "-m", "rtmdet", "serve"]
     command += ["--repository", str(repository.resolve()), "--port", str(port)]
-    environment = os.environ | {"RTMDET_LOG_LEVEL": "error"} | settings
+    environment = os.environ | {
+        "RTMDET_LOG_LEVEL": "error",
+        "RTMDET_DRAIN_DELAY_MS": "0",
+        **settings,
+    }
     process = subprocess.Popen(command, env=environment, cwd=PROJECT)
     for _ in range(600):
         try:
