@@ -4,6 +4,7 @@ import sys
 
 import typer
 
+from service.commands.bench import EPILOG, bench
 from service.commands.detect import detect
 from service.commands.doctor import doctor
 from service.commands.keys import keys
@@ -15,6 +16,7 @@ app.command(epilog="Example: rtmdet serve --port 8000 --repository triton_repo")
 app.command(epilog="Example: rtmdet detect street.jpg --out drawn/ --score-threshold 0.4")(detect)
 app.command(epilog="Example: rtmdet doctor --repository triton_repo")(doctor)
 app.add_typer(keys, name="keys")
+app.command(epilog=EPILOG)(bench)
 
 if __name__ == "__main__":
     sys.exit(app())
