@@ -16,7 +16,7 @@ from service.load_testing.connections import CannotConnect, ConnectionPool
 from service.load_testing.exchanges import Exchange, Outcome
 from service.load_testing.generator import OpenLoop, closed_loop
 from service.load_testing.objectives import parse_objective
-from service.load_testing.order import BenchOrder, carry_out, run_fast
+from service.load_testing.order import BenchOrder, carry_out, run_on_time
 from service.load_testing.progress import Progress
 from service.load_testing.request_bytes import Picture, RequestShape, build_request, parse_target
 from service.load_testing.statistics import figures_of
@@ -46,7 +46,7 @@ def offer(
         finally:
             await pool.close()
 
-    return run_fast(run())
+    return run_on_time(run())
 
 
 def outcomes(exchanges: Sequence[Exchange]) -> set[Outcome]:
@@ -98,7 +98,7 @@ def one_by_one(port: int, number: int) -> list[Exchange]:
         await pool.close()
         return found[:number]
 
-    return run_fast(run())
+    return run_on_time(run())
 
 
 def test_closed_loop__keeps_its_number_of_clients() -> None:
@@ -120,7 +120,7 @@ def test_closed_loop__keeps_its_number_of_clients() -> None:
         return found
 
     with running(answer) as target:
-        exchanges = run_fast(run(target.port))
+        exchanges = run_on_time(run(target.port))
         assert len(exchanges) == len(target.requests)
     assert most == 3
     assert outcomes(exchanges) == {Outcome.ANSWERED}
@@ -174,7 +174,7 @@ def test_open_loop__a_generator_that_is_held_up_says_so() -> None:
         return found
 
     with running(load_targets.answers) as target:
-        exchanges = run_fast(run(target.port))
+        exchanges = run_on_time(run(target.port))
     assert max(each.lag_s for each in exchanges) > 0.1
     # What it was late by is in the latency, not lost.
     assert all(each.latency_s >= each.lag_s for each in exchanges)

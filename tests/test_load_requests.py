@@ -162,5 +162,5 @@ def test_photograph__is_a_picture_of_that_size_with_the_detail_of_one() -> None:
     pixels = cv2.imdecode(np.frombuffer(picture.content, np.uint8), cv2.IMREAD_COLOR)
     assert pixels is not None
     assert pixels.shape == (480, 640, 3)
-    # A photograph at this quality has about two bits a pixel; a plain ground has a hundredth.
+    # A photograph at this quality has some bits a pixel; a plain ground has a hundredth of one.
     assert 0.1 < len(picture.content) / (640 * 480) < 0.6

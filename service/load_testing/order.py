@@ -46,7 +46,7 @@ def carry_out(order: BenchOrder, progress: Progress) -> Bench:
     """Make all runs. Raises CannotConnect, RefusedTrial, and ValueError for an order in error."""
     allow_connections(order.max_connections)
     started = datetime.now(UTC)
-    bench = run_fast(_carry_out(order, progress))
+    bench = run_on_time(_carry_out(order, progress))
     about = {
         "version": VERSION,
         "started": started.isoformat(timespec="seconds"),
@@ -55,8 +55,8 @@ def carry_out(order: BenchOrder, progress: Progress) -> Bench:
     return replace(bench, about=about)
 
 
-def run_fast(work: Coroutine[None, None, Result]) -> Result:
-    """Run on the event loop that costs least, where it is installed."""
+def run_on_time(work: Coroutine[None, None, Result]) -> Result:
+    """Run on uvloop where it is installed: its timers are less late than asyncio's own."""
     try:
         import uvloop
     except ImportError:
