@@ -2,11 +2,11 @@
 
     python -m benchmarks.goodput [--deadline-ms 250] [--seconds 6] [--rounds 2]
 
-rtmdet-nano at 640x640 with random weights, on OpenVINO in all three; photographs of 640x480 as multipart
-forms, Poisson arrivals from an open loop on the same cores. Capacity is what a closed loop of 16
-clients gets, the highest of the three. Then each server is asked for 0.5 to 4 times of that, in
-turns. Clients give up after two seconds. Our server is told the deadline (`timeout_ms`), LitServe
-has it as its own time-out; a plain queue knows of none.
+rtmdet-nano at 640x640 with random weights, on OpenVINO in all three; photographs of 640x480 as
+multipart forms, Poisson arrivals from an open loop on the same cores. Capacity is what a closed
+loop of 16 clients gets, the highest of the three. Then each server is asked for 0.5 to 4 times of
+that, in turns. Clients give up after two seconds. Our server is told the deadline (`timeout_ms`),
+LitServe has it as its own time-out; a plain queue knows of none.
 
 Goodput is answers in time, as a share of what the machine can do, or of what was asked where that
 is less. `refused` are 429, 503 and 504 as a share of what was asked; latencies are of answers.

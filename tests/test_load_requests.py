@@ -76,7 +76,7 @@ def test_request__multipart_is_what_the_server_and_others_read() -> None:
     shape = RequestShape(body="multipart", field="file", options=[("mask_format", "none")])
     _, headers, body = parts(build_request(TARGET, shape, PICTURE))
     upload = parse_upload(headers["content-type"], body)
-    assert upload.image == PICTURE.content
+    assert upload.images == (PICTURE.content,)
     assert list(upload.options) == [("mask_format", "none")]
     head = f"Content-Type: {headers['content-type']}\r\n\r\n".encode()
     message = BytesParser(policy=HTTP).parsebytes(head + body)
@@ -91,7 +91,7 @@ def test_request__json_is_what_the_server_reads() -> None:
     shape = RequestShape(body="json", options=options)
     _, headers, body = parts(build_request(TARGET, shape, PICTURE))
     upload = parse_upload(headers["content-type"], body)
-    assert upload.image == PICTURE.content
+    assert upload.images == (PICTURE.content,)
     assert dict(upload.options) == {"score_threshold": 0.4, "mask_format": "none"}
 
 
