@@ -144,6 +144,7 @@ def test_bench__objective_on_a_server_that_keeps_too_little() -> None:
         (("--arrivals", "random"), "choose poisson, uniform or bursty"),
         (("--body", "xml"), "choose raw, multipart or json"),
         (("--plot", "a.pdf"), "ends with .svg, .html, .png"),
+        (("--json", "no-such-folder/a.json"), "there is no folder no-such-folder"),
         (("--picture-size", "big"), "write WIDTHxHEIGHT"),
         (("--header", "nothing"), "a header is written 'Name: value'"),
         (("no-such-picture.jpg",), "No such file"),

@@ -132,6 +132,7 @@ def bench(  # noqa: PLR0913 - one parameter for each option of the command
 
     if plot is not None:
         require_format(plot)
+    _require_folders(json_file, plot)
     plan = RunPlan(
         seconds=_positive("--seconds", seconds),
         warm_up_s=_not_negative("--warm-up", warm_up),
@@ -178,16 +179,22 @@ def _write(found: "Bench", json_file: str | None, plot: Path | None) -> None:
     from service.load_testing.report import bench_json
     from service.load_testing.tables import print_bench
 
-    if json_file is not None:
-        text = json.dumps(bench_json(found), indent=1)
-        if json_file == "-":
-            typer.echo(text)
-        else:
-            Path(json_file).write_text(text + "\n", encoding="utf-8")
-    if json_file != "-":
+    if json_file == "-":
+        typer.echo(json.dumps(bench_json(found), indent=1))
+    else:
         print_bench(found)
+    if json_file not in (None, "-"):
+        text = json.dumps(bench_json(found), indent=1)
+        Path(json_file).write_text(text + "\n", encoding="utf-8")
     if plot is not None:
         write_plot(found, plot)
+
+
+def _require_folders(*files: str | Path | None) -> None:
+    """What cannot be written afterwards is told before an hour of runs."""
+    for file in files:
+        if file is not None and not Path(file).parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {Path(file).parent}; make it first")
 
 
 def _parted(targets: Sequence[str]) -> tuple[str, list[Path]]:

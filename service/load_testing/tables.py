@@ -38,7 +38,8 @@ def _counts(runs: Sequence[RunFigures]) -> Table:
     table = _table(
         "REQUESTS",
         *("sent", "answered", "in time", "late", "refused", "expired", "failed"),
-        *("goodput/s", "of offered"),
+        *("goodput", "share"),
+        gap=1,
     )
     for run in runs:
         counts = run.counts
@@ -46,7 +47,7 @@ def _counts(runs: Sequence[RunFigures]) -> Table:
             *(counts.sent, counts.answered, counts.in_time, counts.late),
             *(counts.refused, counts.expired, counts.failed),
         )
-        goodput = f"{run.goodput_per_s:.1f}", f"{run.goodput_share:.1%}"
+        goodput = f"{run.goodput_per_s:.1f}/s", f"{run.goodput_share:.1%}"
         table.add_row(
             _rate(run),
             *(f"{number:,}" for number in numbers),
@@ -122,8 +123,9 @@ def _ms(seconds: float) -> str:
     return f"{milliseconds:,.0f}" if milliseconds >= 99.95 else f"{milliseconds:.3g}"
 
 
-def _table(first: str, *others: str) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+def _table(first: str, *others: str, gap: int = 2) -> Table:
+    """Without lines; the widest has a small `gap` so that it fits into 80 columns."""
+    table = Table(box=None, pad_edge=False, padding=(0, gap, 0, 0))
     table.add_column(first, overflow="fold")
     for name in others:
         table.add_column(name, justify="right", overflow="fold")
