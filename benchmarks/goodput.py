@@ -2,7 +2,7 @@
 
     python -m benchmarks.goodput [--deadline-ms 250] [--seconds 6] [--rounds 2]
 
-rtmdet-nano at 640x640 with random weights, on OpenVINO in all three; photographs of 640x480 as
+rtmdet-nano at 320x320 with random weights, on OpenVINO in all three; photographs of 640x480 as
 multipart forms, Poisson arrivals from an open loop on the same cores. Capacity is what a closed
 loop of 16 clients gets, the highest of the three. Then each server is asked for 0.5 to 4 times of
 that, in turns. Clients give up after two seconds. Our server is told the deadline (`timeout_ms`),
@@ -80,7 +80,7 @@ def main() -> None:
         for server in servers:
             running.callback(end, start(server))
         print(
-            f"rtmdet-nano at 640x640, {os.cpu_count()} cores, {options.deadline_ms} ms",
+            f"rtmdet-nano at 320x320, {os.cpu_count()} cores, {options.deadline_ms} ms",
             flush=True,
         )
         run_on_time(compare(servers, options))

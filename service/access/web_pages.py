@@ -8,6 +8,7 @@ rebinding), the page's own origin in `Origin`.
 import ipaddress
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from service.errors import Forbidden
 
@@ -36,6 +37,7 @@ def refuse_pages_of_other_sites(origins: Sequence[str], hosts: Sequence[str]) ->
         )
 
 
+@lru_cache(maxsize=256)
 def _is_this_machine(authority: str) -> bool:
     match = _AUTHORITY.fullmatch(authority)
     if match is None:

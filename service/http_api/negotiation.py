@@ -1,6 +1,7 @@
 """Which of the answer formats a client wants, by its Accept header (RFC 9110 section 12.5.1)."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from service.errors import NotAcceptable
 
@@ -12,6 +13,7 @@ PNG = "image/png"
 OFFERED = (JSON, JPEG, PNG)
 
 
+@lru_cache(maxsize=256)
 def choose_media_type(accept: str | None, offered: Sequence[str] = OFFERED) -> str:
     """The offered type that the client prefers; JSON without a header. Raises NotAcceptable."""
     if accept is None or not accept.strip():
