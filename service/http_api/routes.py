@@ -39,6 +39,10 @@ router = APIRouter(route_class=PlainRoute)
 
 Content = TypeVar("Content")
 
+#: A body that is taken apart on the event loop: so few bytes take less time there than the way to
+#: another thread and back.
+_INLINE_BYTES = 128 * 1024
+
 #: What is in somebody's picture is nothing for a cache.
 _NOT_KEPT = {"Cache-Control": "no-store"}
 
@@ -106,8 +110,8 @@ async def _read(
     max_bytes = min(limits.image.max_bytes * max_images, _budget(request).max_bytes)
     body = await read_body(request, max_bytes, request.app.state.body_timeout_s, take)
     content_type = request.headers.get("content-type", "")
-    if is_raw(content_type):
-        upload = parse_upload(content_type, body)
+    if is_raw(content_type) or len(body) <= _INLINE_BYTES:
+        upload = parse_upload(content_type, body, max_images)
     else:
         upload = await asyncio.to_thread(parse_upload, content_type, body, max_images)
     options = parse_options([*request.query_params.multi_items(), *upload.options])
