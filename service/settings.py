@@ -15,8 +15,9 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "text", "json"]
 
 
-#: What a picture takes while it is decoded and turned upright, 16-bit transparent ones excepted.
-WORKING_BYTES_PER_PIXEL = 8
+#: What the most demanding picture takes while it is decoded, one of 16 bits with transparency, and
+#: any while it is drawn; the usual JPEG takes 6.
+WORKING_BYTES_PER_PIXEL = 16
 
 
 class SettingsError(ValueError):

@@ -86,7 +86,7 @@ class Stages:
             raise too_late()
         header = probe(asked.data, self._limits)
         with self._memory.share(asked.deadline_s) as take:
-            take(header.width * header.height * WORKING_BYTES_PER_PIXEL)
+            take(header.working_bytes)
             height, width = asked.model.source.manifest.input_size
             picture = decode(asked.data, self._limits)
             return NetworkInput(*letterbox(picture.pixels_bgr, width, height), time.monotonic())

@@ -23,6 +23,7 @@ from service.errors import (
     UndecodableImage,
     UnsupportedMediaType,
 )
+from tests.picture_bombs import BOMBS, png_of, tiff_with
 from tests.pictures import (
     JPEG_LIKE_PHOTOGRAPH,
     ORIENTATIONS,
@@ -36,6 +37,7 @@ from tests.pictures import (
     noise,
     one_of_each_format,
     over_white,
+    png_chunk,
     png_claiming,
     png_with_chunk,
     sixteen_bit_noise,
@@ -476,6 +478,66 @@ def test_decode__jpeg_of_thousands_of_scans() -> None:
     file = file[:-2] + file[last_scan:-2] * 1000 + b"\xff\xd9"
     with pytest.raises(UndecodableImage, match="scans"):
         decode(file, LIMITS)
+
+
+def test_decode__tiff_of_jpegs_with_too_many_scans() -> None:
+    with pytest.raises(UndecodableImage, match="scans"):
+        probe(BOMBS["tiff of 90 scans"](5000), ImageLimits(1 << 24, 1 << 25))
+
+
+def test_decode__tiff_of_overlapping_jpegs() -> None:
+    jpeg = encode(gradient_rgb(8, 8)[:, :, 0], "JPEG")
+    two_strips = {273: (4, [8, 8]), 278: (3, [4]), 279: (4, [len(jpeg)] * 2)}
+    tags = {256: (3, [8]), 257: (3, [8]), 258: (3, [8]), 259: (3, [7]), 262: (3, [1])}
+    with pytest.raises(UndecodableImage, match="overlap"):
+        probe(tiff_with(tags | two_strips, jpeg), LIMITS)
+
+
+@pytest.mark.parametrize("compression", [6, 34_712, 34_925, 50_000])
+def test_probe__tiff_in_rare_compressions(compression: int) -> None:
+    file = tiff_with_tag(encode(gradient_rgb(), "TIFF"), tag=259, value=compression)
+    with pytest.raises(UnsupportedMediaType, match=f"compression {compression} is not served"):
+        probe(file, LIMITS)
+
+
+@pytest.mark.parametrize("name", ["gif of tiny blocks", "tiff of huge tags"])
+def test_probe__endless_headers(name: str) -> None:
+    """Each kept the interpreter for seconds, and every other request with it."""
+    with pytest.raises(UndecodableImage, match="more than"):
+        probe(BOMBS[name](0), ImageLimits(1 << 24, 1_000_000))
+
+
+def test_decode__damaged_chunk_of_a_png() -> None:
+    file = encode(gradient_rgb(), "PNG")
+    inside_pixels = file.index(b"IDAT") + 20
+    with pytest.raises(UndecodableImage, match="a chunk is damaged"):
+        decode(with_bytes(file, inside_pixels, bytes((file[inside_pixels] ^ 1,))), LIMITS)
+
+
+def test_decode__png_of_many_pixel_chunks() -> None:
+    file = encode(gradient_rgb(), "PNG")
+    start = file.index(b"IDAT") - 4
+    contents = file[start + 8 : -16]
+    pieces = b"".join(png_chunk(b"IDAT", bytes((byte,))) for byte in contents)
+    assert_shows(file[:start] + pieces + file[-12:], gradient_rgb())
+
+
+def test_decode__png_without_pixels() -> None:
+    for bits in (8, 16):
+        empty = png_of(4, 4, bits, 2, b"")
+        with pytest.raises(UndecodableImage, match="pixels are damaged"):
+            decode(empty, LIMITS)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_decode__transparent_grey_of_a_png(bits: int) -> None:
+    """The one that is transparent is given in the file's own bits."""
+    stored = np.array([0, 1, (1 << bits) - 1, 0, 0, 0, 0, 0], np.uint8)
+    packed = np.packbits(np.unpackbits(stored[:, None], axis=1)[:, 8 - bits :])
+    file = png_of(8, 2, bits, 0, zlib.compress((b"\0" + packed.tobytes()) * 2))
+    file = file[:33] + png_chunk(b"tRNS", b"\0\1") + file[33:]
+    shown = np.where(stored == 1, 255, stored * np.uint8(255 // ((1 << bits) - 1)))
+    assert_shows(file, three_channels(np.tile(shown, (2, 1))))
 
 
 def test_probe__files_of_endless_parts() -> None:

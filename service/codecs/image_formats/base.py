@@ -22,6 +22,8 @@ class ImageHeader:
     format: str
     width: int
     height: int
+    #: Memory that decoding takes at its peak, the file itself not counted; in bytes, rounded up.
+    working_bytes: int
     #: EXIF orientation, 1 to 8; 1 where the file has none.
     orientation: int = 1
     #: Has more than one frame; only the first is decoded.
@@ -50,6 +52,14 @@ class ImageFormat:
     signature: re.Pattern[bytes]
     read_header: Callable[[bytes], ImageHeader]
     read_pixels: Callable[[bytes], NDArray[np.uint8]]
+
+
+def padded_pixels(width: int, height: int) -> int:
+    """Pixels with what decoders keep beyond the edges, whole blocks and a few rows in progress.
+
+    It is next to nothing, but for pictures that are very slim.
+    """
+    return (width + 63) * (height + 63)
 
 
 def damaged(format_name: str, what: str) -> UndecodableImage:

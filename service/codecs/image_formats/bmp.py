@@ -12,6 +12,7 @@ from service.codecs.image_formats.base import (
     cut_off,
     damaged,
     not_served,
+    padded_pixels,
 )
 from service.codecs.image_formats.decoders import decode_with_opencv
 from service.codecs.image_formats.pixels import to_bgr
@@ -43,7 +44,8 @@ def read_header(data: bytes) -> ImageHeader:
     bytes_per_row = (width * bits + 31) // 32 * 4
     if compression in (_PLAIN, _BIT_FIELDS) and pixels_at + bytes_per_row * height > len(data):
         raise cut_off(_NAME)
-    return ImageHeader(_NAME, width, height)
+    bytes_per_pixel = 8 if bits == 32 else 6
+    return ImageHeader(_NAME, width, height, bytes_per_pixel * padded_pixels(width, height))
 
 
 def read_pixels(data: bytes) -> NDArray[np.uint8]:

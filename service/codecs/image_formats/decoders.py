@@ -11,9 +11,10 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 from PIL import ImageFile
+from PIL.Image import Image
 
 from service.codecs.image_formats.base import damaged
-from service.codecs.image_formats.pixels import over_white
+from service.codecs.image_formats.pixels import as_uint8, bands, over_white
 
 # Any client could fill the server's log with damaged files. Nothing is lost: each failure is
 # raised here.
@@ -40,8 +41,18 @@ def decode_with_pillow(
     """BGR uint8 [h, w, 3], transparency laid over white; `plugin` is Pillow's class."""
     try:
         with plugin(BytesIO(data)) as image:
-            pixels_rgba = np.asarray(image.convert("RGBA"))
+            image.load()
+            # Pillow keeps each pixel in four bytes and would make whole copies on the way.
+            bgr = np.empty((image.height, image.width, 3), np.uint8)
+            for rows in bands(*bgr.shape[:2]):
+                bgr[rows] = _to_bgr(image.crop((0, rows.start, image.width, rows.stop)))
+            return bgr
     # On a damaged file Pillow raises nearly anything, ZeroDivisionError and TypeError included.
     except Exception as error:
         raise damaged(format_name, "its pixels are damaged") from error
-    return over_white(cv2.cvtColor(pixels_rgba, cv2.COLOR_RGBA2BGRA))
+
+
+def _to_bgr(image: Image) -> NDArray[np.uint8]:
+    if image.has_transparency_data:
+        return over_white(cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA))
+    return as_uint8(cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.GifImagePlugin import GifImageFile
 
-from service.codecs.image_formats.base import ImageFormat, ImageHeader, damaged
+from service.codecs.image_formats.base import ImageFormat, ImageHeader, damaged, padded_pixels
 from service.codecs.image_formats.decoders import decode_with_pillow
 from service.codecs.image_formats.pixels import on_white_canvas
 
@@ -17,6 +17,10 @@ _SCREEN_BYTES = 13
 _DESCRIPTOR_BYTES = 10
 _EXTENSION, _IMAGE, _TRAILER = b"!", b",", b";"
 _GRAPHIC_CONTROL = 0xF9
+
+# Blocks are of 255 bytes but for the last of each chain; a file of millions of tiny ones would take
+# seconds to walk through.
+_MAX_BLOCKS = 500_000
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,10 @@ def read_header(data: bytes) -> ImageHeader:
     width, height = _canvas_size(data, frame)
     if width == 0 or height == 0 or frame.width == 0 or frame.height == 0:
         raise damaged(_NAME, "it has no size")
-    return ImageHeader(_NAME, width, height, animated=_has_image(data, frame.end))
+    # The palette's indices, the frame and the canvas; beside them copies of the file.
+    working_bytes = 7 * padded_pixels(width, height) + 2 * len(data)
+    animated = _has_image(data, frame.end)
+    return ImageHeader(_NAME, width, height, working_bytes, animated=animated)
 
 
 def read_pixels(data: bytes) -> NDArray[np.uint8]:
@@ -98,9 +105,12 @@ def _has_image(data: bytes, position: int) -> bool:
 
 def _end_of_blocks(data: bytes, position: int) -> int:
     """The position after a chain of sub-blocks, each led by its length, ended by a zero."""
-    while length := data[position]:
+    for _ in range(_MAX_BLOCKS):
+        length = data[position]
         position += length + 1
-    return position + 1
+        if length == 0:
+            return position
+    raise damaged(_NAME, f"it has more than {_MAX_BLOCKS} blocks")
 
 
 def _palette_bytes(flags: int) -> int:

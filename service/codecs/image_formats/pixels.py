@@ -1,8 +1,10 @@
 """What decoders return becomes BGR uint8, as a viewer shows it: pure functions on arrays.
 
-Everything goes through OpenCV, which lets other Python threads run meanwhile.
+Everything goes through OpenCV, which lets other Python threads run meanwhile. Several steps on a
+picture are done band by band, so that only the first and the last state of it are held as a whole.
 """
 
+from collections.abc import Iterator
 from typing import cast
 
 import cv2
@@ -13,12 +15,33 @@ from numpy.typing import NDArray
 #: What transparent pixels show: the page of a browser or viewer.
 WHITE = 255
 
+#: A band small enough for its steps to stay in a processor's cache.
+_BAND_PIXELS = 1 << 16
+
 
 def to_bgr(pixels: MatLike) -> NDArray[np.uint8]:
     """Grey [h, w], BGR [h, w, 3] or BGRA [h, w, 4] of 8 or 16 bits to BGR uint8 [h, w, 3].
 
     16 bits are scaled by the type's maximum and rounded, v * 255 / 65535, not cut to the high byte.
     """
+    if pixels.dtype == np.uint8 and pixels.ndim == 2:
+        return as_uint8(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR))
+    if pixels.dtype == np.uint8 and pixels.shape[2] == 3:
+        return as_uint8(pixels)
+    bgr = np.empty((*pixels.shape[:2], 3), np.uint8)
+    for band in bands(*pixels.shape[:2]):
+        bgr[band] = _band_to_bgr(pixels[band])
+    return bgr
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """The rows of a picture, some at a time."""
+    num_rows = max(1, _BAND_PIXELS // width)
+    for first in range(0, height, num_rows):
+        yield slice(first, min(first + num_rows, height))
+
+
+def _band_to_bgr(pixels: MatLike) -> NDArray[np.uint8]:
     eight_bits = to_eight_bits(pixels)
     if eight_bits.ndim == 2:
         return as_uint8(cv2.cvtColor(eight_bits, cv2.COLOR_GRAY2BGR))
@@ -70,7 +93,8 @@ def upright(pixels: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
         case 6:
             return as_uint8(cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE))
         case 7:
-            return as_uint8(cv2.flip(cv2.transpose(pixels), -1))
+            turned = cv2.transpose(pixels)
+            return as_uint8(cv2.flip(turned, -1, dst=turned))
         case 8:
             return as_uint8(cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE))
         case _:

@@ -1,6 +1,7 @@
 """The first image file directory of TIFF 6.0, which is also the layout of EXIF."""
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 _ORIENTATION = 274
@@ -33,18 +34,27 @@ class Directory:
     byte_order: str
     entries: dict[int, Entry]
 
-    def integers(self, tag: int, default: tuple[int, ...] = ()) -> tuple[int, ...]:
-        """The unsigned values of a tag; `default` where it is absent, empty or of another type."""
+    def integers(
+        self, tag: int, default: tuple[int, ...] = (), *, most: int = 1
+    ) -> tuple[int, ...]:
+        """The first unsigned values of a tag, at most so many of them.
+
+        `default` where it is absent, empty or of another type.
+        """
         entry = self.entries.get(tag)
         code = _INTEGER_TYPES.get(entry.type_id) if entry else None
         if entry is None or code is None or entry.count == 0 or entry.end > len(self.data):
             return default
-        layout = f"{self.byte_order}{entry.count}{code}"
+        layout = f"{self.byte_order}{min(entry.count, most)}{code}"
         return struct.unpack_from(layout, self.data, entry.position)
 
     def integer(self, tag: int, default: int = 0) -> int:
         """The first value of a tag."""
         return self.integers(tag, (default,))[0]
+
+    def longest(self, tags: Iterable[int]) -> int:
+        """How many values that of these tags has that has most."""
+        return max((self.entries[tag].count for tag in tags if tag in self.entries), default=0)
 
 
 def read_directory(data: bytes) -> Directory:

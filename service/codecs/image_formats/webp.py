@@ -8,7 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from service.codecs.image_formats.base import ImageFormat, ImageHeader, cut_off, damaged
+from service.codecs.image_formats.base import (
+    ImageFormat,
+    ImageHeader,
+    cut_off,
+    damaged,
+    padded_pixels,
+)
 from service.codecs.image_formats.decoders import decode_with_opencv
 from service.codecs.image_formats.pixels import on_white_canvas, to_bgr
 from service.codecs.image_formats.tiff_directory import exif_orientation
@@ -46,12 +52,17 @@ class _Picture:
 def read_header(data: bytes) -> ImageHeader:
     """Read the chunks' headers, and the size that the bitstream states."""
     chunks = _chunks_by_kind(data)
-    width, height = _canvas_size(data, chunks, _first_picture(data, chunks))
+    picture = _first_picture(data, chunks)
+    width, height = _canvas_size(data, chunks, picture)
     exif = chunks.get(b"EXIF")
+    # Where there may be transparency, its plane is decoded through one of four bytes.
+    is_lossy_and_opaque = picture.bitstream.kind == b"VP8 " and picture.alpha is None
+    bytes_per_pixel = 6 if is_lossy_and_opaque else 10
     return ImageHeader(
         _NAME,
         width,
         height,
+        bytes_per_pixel * padded_pixels(width, height) + 4 * len(data),
         orientation=exif_orientation(data[exif.start : exif.end]) if exif else 1,
         animated=b"ANMF" in chunks,
         has_icc_profile=b"ICCP" in chunks,
