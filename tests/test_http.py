@@ -201,7 +201,7 @@ def test_refused__content_type(client: httpx.Client) -> None:
 
 def test_refused__two_images(client: httpx.Client) -> None:
     files = [("image", ("a.png", png(picture()))), ("image", ("b.png", png(picture())))]
-    assert_problem(client.post("/detect", files=files), 400, "invalid-request", "2 pictures")
+    assert_problem(client.post("/detect", files=files), 400, "invalid-request", "several pictures")
 
 
 def test_refused__unknown_option_names_the_nearest(client: httpx.Client) -> None:
