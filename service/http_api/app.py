@@ -20,6 +20,7 @@ from service.http_api import model_routes, operation_routes, routes
 from service.http_api.access import AccessControl
 from service.http_api.access_log import AccessLog
 from service.http_api.draining import Draining
+from service.http_api.openapi import drop_unused_refusals
 from service.http_api.openapi_access import declare_access
 from service.http_api.problems import (
     MEDIA_TYPE,
@@ -101,7 +102,9 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, with what each route asks for."""
         if self.openapi_schema is None:
-            declare_access(super().openapi())
+            document = super().openapi()
+            drop_unused_refusals(document)
+            declare_access(document)
         return super().openapi()
 
 

@@ -47,7 +47,8 @@ async def unload(request: Request, name: str) -> Response:
 def _version(text: str | None) -> int | None:
     if text is None:
         return None
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) > 0):
+    is_number = text.isascii() and text.isdecimal() and len(text) < 10
+    if not (is_number and 0 < int(text) <= openapi.MAX_VERSION):
         detail = "version must be a whole number from 1 on; leave it out for the newest"
         raise InvalidOption(detail, errors=[FieldError("/version", detail)])
     return int(text)

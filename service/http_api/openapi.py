@@ -2,7 +2,19 @@
 
 from typing import Any
 
+from pydantic import BaseModel
+from starlette.responses import Response
+
 from service.http_api.negotiation import JPEG, JSON, PNG
+from service.http_api.operation_schemas import (
+    CodesSchema,
+    LimitsSchema,
+    LivezSchema,
+    MeaningSchema,
+    ModelsSchema,
+    ModelStateSchema,
+    ReadyzSchema,
+)
 from service.http_api.options import ALIASES, OptionFields
 from service.http_api.problems import MEDIA_TYPE
 from service.http_api.schemas import DetectBatchSchema, DetectSchema, ProblemSchema
@@ -36,26 +48,60 @@ _EXAMPLE: dict[str, Any] = {
     "batch": {"size": 1},
 }
 
+#: Largest number of a version that may be asked for.
+MAX_VERSION = 999_999_999
+
+_PROBLEM_SCHEMA = {"$ref": f"#/components/schemas/{ProblemSchema.__name__}"}
 _PICTURE: dict[str, Any] = {"schema": {"type": "string", "format": "binary"}}
 
 
 def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "model": ProblemSchema, "content": {MEDIA_TYPE: {}}}
+    return {"description": description, "content": {MEDIA_TYPE: {"schema": _PROBLEM_SCHEMA}}}
 
 
-def _option_schemas() -> dict[str, Any]:
+def _answer(description: str, schema: type[BaseModel]) -> dict[str, Any]:
+    return {"description": description, "model": schema}
+
+
+def _options_as_text() -> dict[str, Any]:
+    """The options in a query or a form, where leaving one out is the way to say nothing."""
     schemas: dict[str, Any] = OptionFields.model_json_schema()["properties"]
-    schemas["classes"] = {
-        "type": "string",
-        "description": schemas["classes"]["description"],
-        "examples": ["person,car"],
-    }
+    for name, schema in schemas.items():
+        if alternatives := schema.pop("anyOf", None):
+            schemas[name] = schema | alternatives[0]
+        schema = schemas[name]
+        if schema.get("default", "") is None:
+            del schema["default"]
+    description = schemas["classes"]["description"]
+    schemas["classes"] = {"type": "string", "description": description, "examples": ["person,car"]}
     return schemas
+
+
+def _with_aliases(options: dict[str, Any]) -> dict[str, Any]:
+    """The options under all their names."""
+    also = {alias: options[name] for alias, name in ALIASES.items()}
+    return options | also
+
+
+def _options_in_json() -> dict[str, Any]:
+    """The options as members, which may be null; `classes` may be an array."""
+    options = _options_as_text()
+    described = {key: options["classes"].pop(key) for key in ("description", "examples")}
+    element = {"type": ["string", "integer"]}
+    options["classes"] = described | {
+        "anyOf": [{"type": ["string", "integer"]}, {"type": "array", "items": element}]
+    }
+    for name, field in OptionFields.model_fields.items():
+        if field.default is None:
+            schema = options[name]
+            described = {key: schema.pop(key) for key in ("description",) if key in schema}
+            options[name] = described | {"anyOf": [schema, {"type": "null"}]}
+    return options
 
 
 def _parameters() -> list[dict[str, Any]]:
     parameters: list[dict[str, Any]] = []
-    for name, schema in _option_schemas().items():
+    for name, schema in _options_as_text().items():
         aliases = [alias for alias, meant in ALIASES.items() if meant == name]
         also = f" Also understood: {', '.join(aliases)}." if aliases else ""
         description = schema.pop("description", "") + also
@@ -65,22 +111,32 @@ def _parameters() -> list[dict[str, Any]]:
     return parameters
 
 
+def _object(required: str, properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [required],
+        "properties": properties,
+        "additionalProperties": False,
+    }
+
+
 def _request_body(*, several: bool) -> dict[str, Any]:
     """Bodies of `/detect`, or of `/detect:batch`."""
-    options = _option_schemas()
     name = "images" if several else "image"
     part: dict[str, Any] = {"type": "string", "format": "binary"}
-    base64 = {"type": "string", "description": "base64 of the picture's bytes"}
-    image: dict[str, Any] = {
-        "type": "object",
-        "required": ["base64"],
-        "properties": {"base64": base64},
+    base64 = {
+        "type": "string",
+        "format": "byte",
+        "description": "base64 of the picture's bytes; it may be a data URI.",
     }
+    image = _object("base64", {"base64": base64})
     if several:
         part = {"type": "array", "items": part}
         image = {"type": "array", "items": image, "minItems": 1}
-    form = {"type": "object", "required": [name], "properties": {name: part} | options}
-    document = {"type": "object", "required": [name], "properties": {name: image} | options}
+    form = _object(name, {name: part} | _with_aliases(_options_as_text()))
+    options = _with_aliases(_options_in_json())
+    nested = {"type": "object", "properties": options, "additionalProperties": False}
+    document = _object(name, {name: image} | options | {"options": nested})
     in_json: Any = [{"base64": _TINY_PNG}] * 2 if several else {"base64": _TINY_PNG}
     content: dict[str, Any] = {
         "multipart/form-data": {"schema": form},
@@ -134,6 +190,7 @@ DETECT_BATCH: dict[str, Any] = {
 LOAD: dict[str, Any] = {
     "tags": ["models"],
     "responses": {
+        200: _answer("The model, as it is served now.", ModelStateSchema),
         404: _problem("No model of that name in the repository."),
         409: _problem("The model cannot be loaded; what was served before still is."),
         422: _problem("`version` is no number."),
@@ -144,7 +201,7 @@ LOAD: dict[str, Any] = {
             {
                 "name": "version",
                 "in": "query",
-                "schema": {"type": "integer", "minimum": 1},
+                "schema": {"type": "integer", "minimum": 1, "maximum": MAX_VERSION},
                 "description": "Version to load; the newest where it is left out.",
             }
         ]
@@ -153,20 +210,57 @@ LOAD: dict[str, Any] = {
 UNLOAD: dict[str, Any] = {
     "tags": ["models"],
     "responses": {
+        200: _answer("The model, which is not served any more.", ModelStateSchema),
         404: _problem("No model of that name is loaded."),
         503: _problem("The server is shutting down."),
     },
 }
 
-MODELS: dict[str, Any] = {"tags": ["models"]}
-LIVEZ: dict[str, Any] = {"tags": ["operation"]}
-LIMITS: dict[str, Any] = {"tags": ["operation"]}
+MODELS: dict[str, Any] = {
+    "tags": ["models"],
+    "responses": {200: _answer("All models of the repository.", ModelsSchema)},
+}
+LIVEZ: dict[str, Any] = {
+    "tags": ["operation"],
+    "responses": {200: _answer("The process answers.", LivezSchema)},
+}
+LIMITS: dict[str, Any] = {
+    "tags": ["operation"],
+    "responses": {200: _answer("What a request may be.", LimitsSchema)},
+}
 METRICS: dict[str, Any] = {
     "tags": ["operation"],
-    "responses": {200: {"description": "Prometheus' text format.", "content": {"text/plain": {}}}},
+    "response_class": Response,
+    "responses": {
+        200: {
+            "description": "Prometheus' text format.",
+            "content": {"text/plain": {"schema": {"type": "string"}}},
+        }
+    },
 }
-READYZ: dict[str, Any] = {"tags": ["operation"], "responses": {503: {"description": "Not ready."}}}
+READYZ: dict[str, Any] = {
+    "tags": ["operation"],
+    "responses": {
+        200: _answer("Ready.", ReadyzSchema),
+        503: _answer("Not ready.", ReadyzSchema),
+    },
+}
 PROBLEM: dict[str, Any] = {
     "tags": ["operation"],
-    "responses": {404: {"description": "No such code; the answer lists those there are."}},
+    "responses": {
+        200: _answer("What it means.", MeaningSchema),
+        404: _answer("No such code; the answer lists those there are.", CodesSchema),
+    },
 }
+
+
+def drop_unused_refusals(document: dict[str, Any]) -> None:
+    """Take out what FastAPI adds for parameters that it would check; ours are checked by us."""
+    schemas = document["components"]["schemas"]
+    for operations in document["paths"].values():
+        for operation in operations.values():
+            refusal = operation["responses"].get("422", {})
+            if JSON in refusal.get("content", {}):
+                del operation["responses"]["422"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)

@@ -102,6 +102,13 @@ class DetectBatchSchema(BaseModel):
     results: list[DetectSchema | FailureSchema]
 
 
+class FieldErrorSchema(BaseModel):
+    """What is wrong with one option: a JSON pointer (RFC 6901) to it, and a sentence."""
+
+    pointer: str
+    detail: str
+
+
 class ProblemSchema(BaseModel):
     """RFC 9457; `code` is stable, `detail` says what to do."""
 
@@ -112,6 +119,9 @@ class ProblemSchema(BaseModel):
     instance: str
     code: str
     request_id: str
+    errors: list[FieldErrorSchema] = []
+    limits: dict[str, int] = Field({}, description="Those that the request exceeds.")
+    retry_after_ms: int = Field(0, description="When the same request may succeed.")
 
 
 def detection_json(result: DetectionResult, request_id: str, mask_format: MaskFormat) -> bytes:
