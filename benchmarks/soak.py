@@ -137,7 +137,7 @@ class Soak:
             if self.report.num_done >= due:
                 vitals = await asyncio.to_thread(self._server.vitals)
                 self.report.samples.append(vitals)
-                print(_line(self.report.num_done, vitals, time.monotonic() - began_s), flush=True)
+                print(line_of(self.report.num_done, vitals, time.monotonic() - began_s), flush=True)
                 due += max(1, self._num_requests // _NUM_SAMPLES)
             await asyncio.sleep(0.02)
 
@@ -196,13 +196,12 @@ def soak(
             report = running.report
             after = server.at_rest(report.samples[0].num_descriptors)
             report.samples.append(after)
-            print(_line(report.num_done, after, 0.0))
+            print(line_of(report.num_done, after, 0.0))
             judge(report, after, server)
             server.process.terminate()
             if status := server.process.wait(_ANSWER_WITHIN_S):
                 report.fault(f"the server ended with status {status}")
-            errors = [line for line in server.log.read_text().splitlines() if _is_bad(line)]
-            if errors:
+            if errors := error_lines(server.log.read_text()):
                 report.fault(f"{len(errors)} errors in the log, the first: {errors[0]}")
         return report
 
@@ -212,11 +211,17 @@ def _code(answer: RawAnswer) -> str:
     return json.loads(answer.body)["code"] if is_problem else ""
 
 
-def _is_bad(line: str) -> bool:
-    return line.startswith("Traceback") or any(f" {level} " in line for level in _BAD_LEVELS)
+def error_lines(log: str) -> list[str]:
+    """Lines of warnings, errors and exceptions that nobody caught."""
+    return [
+        line
+        for line in log.splitlines()
+        if line.startswith("Traceback") or any(f" {level} " in line for level in _BAD_LEVELS)
+    ]
 
 
-def _line(num_done: int, vitals: Vitals, seconds: float) -> str:
+def line_of(num_done: int, vitals: Vitals, seconds: float) -> str:
+    """What the server holds, as a line of the table."""
     return (
         f"{num_done:8} requests {seconds:7.1f} s {vitals.rss_bytes / 2**20:8.1f} MiB "
         f"{vitals.num_descriptors:5} descriptors {vitals.num_threads:4} threads "

@@ -1,5 +1,6 @@
 """Picture files that cost more than they weigh: made to take memory, or to keep a decoder busy."""
 
+import random
 import struct
 import zlib
 from collections.abc import Callable, Sequence
@@ -115,6 +116,23 @@ def tiff_of_huge_tags(num_values: int) -> bytes:
     entries = b"".join(struct.pack("<HHII", tag, 1, num_values, 8) for tag in tags)
     directory = struct.pack("<H", len(tags)) + entries + bytes(4)
     return b"II*\0" + struct.pack("<I", 8 + num_values) + b"\1" * num_values + directory
+
+
+def tiff_of_damaged_fax(num_rows: int) -> bytes:
+    """A fax with a mistake in every row."""
+    contents = random.Random(0).randbytes(4 * num_rows)
+    tags = {
+        256: (4, [33]),
+        257: (4, [num_rows]),
+        258: (3, [1]),
+        259: (3, [3]),
+        262: (3, [0]),
+        273: (4, [8]),
+        277: (3, [1]),
+        278: (4, [num_rows]),
+        279: (4, [len(contents)]),
+    }
+    return tiff_with(tags, contents)
 
 
 def gif_of_tiny_blocks(num_blocks: int) -> bytes:
@@ -306,6 +324,7 @@ BOMBS: dict[str, Maker] = {
     "tiff of the same strips": lambda _: tiff_of_same_strips(
         20_000, zlib.compress(bytes(200)) + bytes(1 << 20)
     ),
+    "tiff of a damaged fax": lambda _: tiff_of_damaged_fax(60_000),
     "tiff of huge tags": lambda _: tiff_of_huge_tags(5_000_000),
     "bmp": _blank("RGB", "BMP"),
     "bmp of runs": bmp_of_runs,

@@ -15,10 +15,12 @@ from PIL.Image import Image
 
 from service.codecs.image_formats.base import damaged
 from service.codecs.image_formats.pixels import as_uint8, bands, over_white
+from service.codecs.image_formats.silent_libtiff import silence_libtiff
 
 # Any client could fill the server's log with damaged files. Nothing is lost: each failure is
 # raised here.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+silence_libtiff()
 
 
 def decode_with_opencv(format_name: str, data: bytes, flags: int = cv2.IMREAD_UNCHANGED) -> MatLike:
