@@ -3,10 +3,10 @@
 import asyncio
 import difflib
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
+from weakref import WeakValueDictionary
 
 from model.repository import ModelRepository, RepositoryError, RepositoryModel
 from service.errors import ModelNotLoadable, ModelNotReady, ShuttingDown, UnknownModel
@@ -67,7 +67,8 @@ class ModelRegistry:
         self._models: dict[str, ModelStatus] = {}
         #: Also one that recovers: another model's answers would be others.
         self._first_loaded: str | None = None
-        self._changing: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        # Names come from outside: a lock is kept only as long as somebody holds or awaits it.
+        self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._changes: set[asyncio.Task[object]] = set()
         self._stopping = False
 
@@ -173,12 +174,13 @@ class ModelRegistry:
         """Run a change of a model to its end, one at a time."""
 
         async def alone() -> Result:
-            async with self._changing[name]:
+            async with lock:
                 return await change
 
         if self._stopping:
             change.close()
             raise ShuttingDown("the server is shutting down; no model is loaded or unloaded")
+        lock = self._changing.setdefault(name, asyncio.Lock())
         task = asyncio.create_task(alone(), name=f"change-{name}")
         self._changes.add(task)
         task.add_done_callback(self._changes.discard)

@@ -58,6 +58,7 @@ class ModelOpener:
         """
         source = self.repository.open(name, version)
         manifest = source.manifest
+        runtime: Runtime | None = None
         try:
             runtime = self.open_runtime(source)
             if frozenset(runtime.output_names) != TASK_OUTPUTS[manifest.task]:
@@ -67,10 +68,13 @@ class ModelOpener:
                     f"{', '.join(sorted(runtime.output_names))}; export it again"
                 )
             latency = warm_up(runtime, manifest.input_size)
-        except RepositoryError:
-            raise
-        except (RuntimeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:
+            if runtime is not None:
+                runtime.close()
+            if isinstance(error, RepositoryError):
+                raise
+            # A library raises nearly anything; whatever it is, this model cannot be served.
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise RepositoryError(f"{source.graph_path}: cannot be loaded: {reason}") from error
         logger.info(
             "model %s version %d: %s (%s)",

@@ -12,13 +12,13 @@ import httpx
 import numpy as np
 import pytest
 
-from model.manifest import GRAPH_FILE, MANIFEST_FILE, read_model_manifest, write_manifest
 from model.repository import ModelRepository, RepositoryModel
 from service.codecs.images import ImageLimits
 from service.detector import Detector, DetectorLimits
 from service.http_api.app import create_app
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from tests.model_versions import add_version
 from tests.repositories import write_model
 from tests.servers import running_server
 
@@ -28,6 +28,8 @@ class Opening:
     """Opens fake runtimes; may be told to fail, or to wait."""
 
     fails: bool = False
+    raises: Exception | None = None
+    outputs: tuple[str, ...] = ("boxes", "scores", "labels")
     begun: threading.Event = field(default_factory=threading.Event)
     proceed: threading.Event = field(default_factory=threading.Event)
     closed: Counter[str] = field(default_factory=Counter)
@@ -37,13 +39,18 @@ class Opening:
         assert self.proceed.wait(30)
         if self.fails:
             raise RuntimeError("no memory")
+        if self.raises is not None:
+            raise self.raises
+        outputs = self.outputs
         closed, version = self.closed, f"{source.name}/{source.version}"
 
         class Runtime(FakeRuntime):
             def close(self) -> None:
                 closed[version] += 1
 
-        return Runtime(seconds_per_call=0.001)
+        runtime = Runtime(seconds_per_call=0.001)
+        runtime.output_names = outputs
+        return runtime
 
 
 @dataclass(frozen=True)
@@ -63,18 +70,6 @@ class Served:
 
 
 PICTURE = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
-
-
-def add_version(repository: Path, name: str, version: int) -> None:
-    """Another version beside those that a model has."""
-    folder = repository / name
-    manifest = read_model_manifest(folder / MANIFEST_FILE)
-    (first, described), *_ = manifest.versions.items()
-    graph = folder / str(version) / GRAPH_FILE
-    graph.parent.mkdir()
-    graph.write_bytes((folder / str(first) / GRAPH_FILE).read_bytes())
-    versions = {**manifest.versions, version: described}
-    write_manifest(manifest.model_copy(update={"versions": versions}), folder / MANIFEST_FILE)
 
 
 @pytest.fixture
@@ -145,6 +140,26 @@ def test_load__the_old_one_answers_until_the_new_one_is_ready(served: Served) ->
         served.opening.proceed.set()
         assert loading.result().status_code == 200
     assert served.post().json()["model"]["version"] == "2"
+
+
+@pytest.mark.parametrize("error", [OSError("disk gone"), MemoryError(), KeyError("layer")])
+def test_load__whatever_a_runtime_raises_is_the_models_fault(
+    served: Served, error: Exception
+) -> None:
+    served.opening.raises = error
+    response = served.client.post("/models/other/load")
+    assert response.status_code == 409
+    assert response.json()["code"] == "model-not-loadable"
+    assert served.states()["other"] == "failed"
+    served.opening.raises = None
+    assert served.client.post("/models/other/load").status_code == 200
+    assert served.post(model="other").status_code == 200
+
+
+def test_load__a_runtime_that_is_refused_is_released(served: Served) -> None:
+    served.opening.outputs = ("boxes",)
+    assert served.client.post("/models/other/load").status_code == 409
+    assert served.opening.closed == {"other/1": 1}
 
 
 def test_load__of_a_new_model_says_that_it_loads(served: Served) -> None:
