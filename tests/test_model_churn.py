@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.model_churn import churn
 from model.repository import ModelRepository, RepositoryModel
 from service.codecs.images import ImageLimits
 from service.detector import Detector, DetectorLimits
@@ -28,15 +29,18 @@ from service.http_api.app import create_app
 from service.registry import ModelRegistry
 from service.runtime.base import Outputs
 from service.runtime.fake import FakeRuntime
+from service.runtime.openvino_session import OpenVINOSession
 from tests.model_versions import add_version
 from tests.repositories import write_model
 from tests.servers import running_server
+from tests.serving_process import wait_until
+from tests.shipped_models import REPOSITORY, stored
 
 SEED = int(os.environ.get("CHURN_SEED", "0"))
 SIDE = 64
 NAMES = ("alpha", "beta", "gamma")
 NUM_VERSIONS = 3
-NUM_CHANGES = 150
+NUM_CHANGES = 100
 NUM_CLIENTS = 6
 
 
@@ -217,3 +221,42 @@ def test_registry__names_of_strangers_take_no_memory(tmp_path: Path) -> None:
             tracemalloc.stop()
 
     assert asyncio.run(growth()) < 100_000
+
+
+def test_openvino__closed_it_holds_no_threads_while_something_still_refers_to_it() -> None:
+    """As a model does that was unloaded, until circles of references are collected."""
+
+    def num_threads() -> int:
+        return len(list(Path("/proc/self/task").iterdir()))
+
+    source = stored("rtmdet-nano-shapes")
+
+    def open_session() -> OpenVINOSession:
+        return OpenVINOSession(
+            source.graph_path,
+            input_size=source.manifest.input_size,
+            precision="f32",
+            num_threads=3,
+        )
+
+    # The first one starts threads that all share.
+    kept = [open_session()]
+    with_one = num_threads()
+    for _ in range(4):
+        kept.append(open_session())
+        kept[-1].close()
+    wait_until(lambda: num_threads() <= with_one)
+    kept[0].close()
+    wait_until(lambda: num_threads() < with_one)
+
+
+def test_server__keeps_nothing_of_models_that_went() -> None:
+    report = churn(num_cycles=200)
+    assert report.faults == []
+    assert report.answers["200"] > 600
+
+
+@pytest.mark.slow
+def test_server__keeps_nothing_of_compiled_models_that_went() -> None:
+    """200 cycles are `python -m benchmarks.model_churn --cycles 200 --runtime openvino`."""
+    assert churn(num_cycles=12, runtime="openvino", repository=REPOSITORY).faults == []

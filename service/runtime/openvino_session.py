@@ -149,7 +149,13 @@ class OpenVINOSession:
                 self._num_running -= 1
 
     def close(self) -> None:
-        """Nothing to do: OpenVINO releases everything with the object."""
+        """Release compiled graphs and their threads now.
+
+        OpenVINO does so with its objects, and this one may live on for long: a served model and its
+        queue refer to each other, and such circles are collected when there are many of them.
+        """
+        self._requests = queue.SimpleQueue()
+        del self._alone_request, self._alone, self._together
 
     def _run(self, request: ov.InferRequest, images: NDArray[np.uint8]) -> Outputs:
         request.infer({0: ov.Tensor(images, shared_memory=True)}, share_inputs=True)
