@@ -14,7 +14,7 @@ from PIL import ImageFile
 from PIL.Image import Image
 
 from service.codecs.image_formats.base import damaged
-from service.codecs.image_formats.pixels import as_uint8, bands, over_white
+from service.codecs.image_formats.pixels import bands, over_white
 from service.codecs.image_formats.silent_libtiff import silence_libtiff
 
 # Any client could fill the server's log with damaged files. Nothing is lost: each failure is
@@ -56,5 +56,12 @@ def decode_with_pillow(
 
 def _to_bgr(image: Image) -> NDArray[np.uint8]:
     if image.has_transparency_data:
-        return over_white(cv2.cvtColor(np.asarray(image.convert("RGBA")), cv2.COLOR_RGBA2BGRA))
-    return as_uint8(cv2.cvtColor(np.asarray(image.convert("RGB")), cv2.COLOR_RGB2BGR))
+        return over_white(_packed(image, "RGBA", "BGRA"))
+    return _packed(image, "RGB", "BGR")
+
+
+def _packed(image: Image, mode: str, order: str) -> NDArray[np.uint8]:
+    """The pixels [h, w, c] with their channels in an order that `mode` can be written in."""
+    converted = image if image.mode == mode else image.convert(mode)
+    packed = np.frombuffer(converted.tobytes("raw", order), np.uint8)
+    return packed.reshape(image.height, image.width, len(order))
