@@ -29,7 +29,9 @@ NUM_OBJECTS = 10
 class MasksEverywhere(FakeRuntime):
     """Finds objects all over the picture, one of each class, with masks as large as that."""
 
-    output_names = ("boxes", "scores", "labels", "kernels", "priors", "mask_features")
+    def __init__(self) -> None:
+        super().__init__()
+        self.output_names = ("boxes", "scores", "labels", "kernels", "priors", "mask_features")
 
     def infer(self, images: np.ndarray) -> Outputs:
         n, shape = len(images), (len(images), NUM_OBJECTS)
