@@ -1,11 +1,9 @@
 """The one use-case: bytes of a picture in, detections out. Every interface calls it."""
 
-import asyncio
 import contextvars
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,11 +14,19 @@ from service.errors import Overloaded
 from service.model_options import postprocess_settings
 from service.registry import ModelRegistry
 from service.scheduler.batcher import Admitted
+from service.scheduler.call_threads import CallThreads, Order
+from service.scheduler.queue import AGEING_S, RANK
 from service.scheduler.working_memory import WorkingMemory
 from service.stages import Asked, Inferred, NetworkInput, Present, Stages
 from service.tracing.base import NO_TRACING, Tracing
 
 Answer = TypeVar("Answer")
+
+#: What has been inferred is answered before anything new is decoded.
+_FINISHING: Order = (0, 0.0)
+
+#: Part of a request's time that is kept free for post-processing at most.
+_KEPT_FREE_AT_MOST = 0.25
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Detector:
     def __init__(
         self,
         registry: ModelRegistry,
-        workers: ThreadPoolExecutor,
+        workers: CallThreads,
         limits: DetectorLimits,
         tracing: Tracing = NO_TRACING,
     ) -> None:
@@ -54,7 +60,7 @@ class Detector:
         self.tracing = tracing
         self._workers = workers
         self._stages = Stages(limits.image, WorkingMemory(limits.max_working_bytes))
-        self._in_flight: Counter[str] = Counter()
+        self._in_flight: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
     def start(self) -> None:
         """Begin to serve, on the running event loop."""
@@ -63,7 +69,7 @@ class Detector:
     async def stop(self) -> None:
         """Finish what is under way and release everything."""
         await self.registry.stop()
-        self._workers.shutdown()
+        self._workers.close()
 
     def metrics_now(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -86,7 +92,7 @@ class Detector:
         """
         arrived_s = time.monotonic()
         model = self.registry.resolve(options.model)
-        with self._under_way(model.source.name):
+        with self._under_way(model.source.name, client):
             longest_s = self.limits.default_timeout_s
             asked = Asked(
                 data,
@@ -100,27 +106,41 @@ class Detector:
             return await self._detect(asked, present, client)
 
     @contextmanager
-    def _under_way(self, model: str) -> Generator[None]:
-        """A place among the pictures of a model that are under way. Raises Overloaded."""
-        if self._in_flight[model] >= self.limits.max_in_flight:
+    def _under_way(self, model: str, client: str) -> Generator[None]:
+        """A place among the pictures of a model that are under way. Raises Overloaded.
+
+        Where there are too many, a client that has less than its part may come in nevertheless.
+        """
+        clients = self._in_flight[model]
+        total, most = clients.total(), self.limits.max_in_flight
+        if total >= most and clients[client] * len(clients) >= most:
             raise Overloaded(
-                f"{self._in_flight[model]} pictures are under way for this model; try again later",
+                f"{total} pictures are under way for this model; try again later",
                 retry_after_s=1.0,
             )
-        self._in_flight[model] += 1
+        clients[client] += 1
         try:
             yield
         finally:
-            self._in_flight[model] -= 1
+            clients[client] -= 1
+            if not clients[client]:
+                del clients[client]
+
+    def _kept_free_s(self, asked: Asked) -> float:
+        """Time to be left after inference: what post-processing takes of late, within reason.
+
+        It depends on the pictures and on what is in them, of which the last ones say little.
+        """
+        allowed_s = asked.deadline_s - asked.arrived_s
+        return min(asked.model.postprocessing.mean_s(1), _KEPT_FREE_AT_MOST * allowed_s)
 
     async def _detect(self, asked: Asked, present: Present[Answer], client: str) -> Answer:
         model = asked.model
         with model.batcher.admit(
             priority=asked.options.priority,
             # Inference must end while there is time for what follows.
-            deadline_s=asked.deadline_s - model.postprocessing.mean_s(1),
+            deadline_s=asked.deadline_s - self._kept_free_s(asked),
             client=client,
-            ready_in_s=model.decoding.mean_s(1),
         ) as admitted:
             prepared = await self._prepare(asked, admitted)
             inferred = await self._infer(asked, admitted, prepared)
@@ -132,7 +152,7 @@ class Detector:
                 self.metrics.detected(result)
 
             answer = await self._on_worker(
-                lambda: self._stages.finish(asked, inferred, note, present)
+                lambda: self._stages.finish(asked, inferred, note, present), _FINISHING
             )
         model.postprocessing.observe(1, time.monotonic() - inferred.ended_s)
         return answer
@@ -140,10 +160,11 @@ class Detector:
     async def _prepare(self, asked: Asked, admitted: Admitted) -> NetworkInput:
         with self.tracing.stage("decode") as span:
             span.set("rtmdet.image.bytes", len(asked.data))
-            prepared = await self._on_worker(lambda: self._stages.prepare(asked, admitted))
+            prepared = await self._on_worker(
+                lambda: self._stages.prepare(asked, admitted), _order_of(asked)
+            )
             span.set("rtmdet.image.width", prepared.geometry.image_width)
             span.set("rtmdet.image.height", prepared.geometry.image_height)
-        asked.model.decoding.observe(1, prepared.ready_s - asked.arrived_s)
         return prepared
 
     async def _infer(self, asked: Asked, admitted: Admitted, prepared: NetworkInput) -> Inferred:
@@ -161,7 +182,12 @@ class Detector:
             span.lasted(row.infer_s)
         return Inferred(row, prepared, time.monotonic())
 
-    async def _on_worker(self, work: Callable[[], Answer]) -> Answer:
+    async def _on_worker(self, work: Callable[[], Answer], order: Order) -> Answer:
         # What is logged there belongs to the request as well.
         run = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self._workers, run, work)
+        return await self._workers.run(lambda: run(work), order)
+
+
+def _order_of(asked: Asked) -> Order:
+    """As in the queue: a step of priority is worth so much waiting."""
+    return 1, asked.arrived_s + RANK[asked.options.priority] * AGEING_S

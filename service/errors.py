@@ -85,7 +85,7 @@ class RateLimited(RequestRefused):
 
 
 class TooManyImages(RequestRefused):
-    """More pictures in one request than the rate limit ever allows; `limits` says how many."""
+    """More pictures in one request than there may be; `limits` says how many."""
 
     code = "too-many-images"
     title = "Too many images"

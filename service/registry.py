@@ -11,8 +11,8 @@ from weakref import WeakValueDictionary
 from model.repository import ModelRepository, RepositoryError, RepositoryModel
 from service.errors import ModelNotLoadable, ModelNotReady, ShuttingDown, UnknownModel
 from service.runtime.base import Runtime
+from service.scheduler.call_threads import CallThreads
 from service.scheduler.engine_places import EnginePlaces
-from service.scheduler.engine_threads import EngineThreads
 from service.served_model import ModelOpener, ServedModel
 from service.telemetry import Metrics
 
@@ -65,7 +65,8 @@ class ModelRegistry:
             metrics=self.metrics,
         )
         self._models: dict[str, ModelStatus] = {}
-        #: Also one that recovers: another model's answers would be others.
+        #: Answers requests that name none, until it is unloaded: another one's answers would be
+        #: others, whatever is loaded meanwhile.
         self._first_loaded: str | None = None
         # Names come from outside: a lock is kept only as long as somebody holds or awaits it.
         self._changing: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -121,6 +122,7 @@ class ModelRegistry:
                     raise
                 logger.error("model %s is not served: %s", name, error)
                 self._models[name] = ModelStatus(name, "failed", problem=str(error))
+        self._first_loaded = next((s.name for s in self.statuses if s.served), None)
         if not self.is_ready:
             raise RepositoryError("none of the models could be loaded; the log says why")
 
@@ -138,8 +140,7 @@ class ModelRegistry:
         """Finish what is queued and release every runtime."""
         self._stopping = True
         await asyncio.gather(*self._changes, return_exceptions=True)
-        for served in self._served():
-            await served.batcher.stop()
+        await asyncio.gather(*(served.batcher.stop() for served in self._served()))
 
     def resolve(self, name: str | None) -> ServedModel:
         """The model of that name, or the default one. Raises UnknownModel, ModelNotReady."""
@@ -193,7 +194,7 @@ class ModelRegistry:
         before = self._models.get(name)
         if before is None or before.served is None:
             self._models[name] = ModelStatus(name, "loading")
-        opening = EngineThreads(1)
+        opening = CallThreads(1, "opening")
         try:
             served = await opening.run(lambda: self._opener.open(name, version))
         except RepositoryError as error:
@@ -223,7 +224,8 @@ class ModelRegistry:
         """What is served under a name from now on."""
         before = self._models.get(status.name)
         self._models[status.name] = status
-        self._first_loaded = next((s.name for s in self.statuses if s.served is not None), None)
+        if not self._is_loaded(self._first_loaded):
+            self._first_loaded = next((s.name for s in self.statuses if s.served), None)
         if before is not None and before.served is not None:
             self.metrics.model_gone(status.name)
         if (served := status.served) is not None:
@@ -234,6 +236,10 @@ class ModelRegistry:
                 variant=served.source.manifest.variant,
                 runtime=served.runtime_description,
             )
+
+    def _is_loaded(self, name: str | None) -> bool:
+        status = None if name is None else self._models.get(name)
+        return status is not None and status.served is not None
 
     def _served(self) -> list[ServedModel]:
         return [status.served for status in self._models.values() if status.served is not None]

@@ -21,14 +21,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A loaded model; `decoding` and `postprocessing` are what a picture of it takes outside."""
+    """A loaded model; `postprocessing` is what a picture of it takes after inference."""
 
     source: RepositoryModel
     runtime_description: str
     runtime_reason: str
     batcher: Batcher
     canary: Canary
-    decoding: LatencyModel = field(default_factory=LatencyModel)
     postprocessing: LatencyModel = field(default_factory=LatencyModel)
 
     @property

@@ -2,7 +2,6 @@
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 from model.repository import ModelRepository, RepositoryModel
@@ -17,6 +16,7 @@ from service.registry import ModelRegistry
 from service.runtime.base import Runtime
 from service.runtime.choice import RuntimeChoice, RuntimeUnavailable, choose, look
 from service.runtime.fake_plan import FakePlan, parse_fake_plan
+from service.scheduler.call_threads import CallThreads
 from service.settings import Settings, SettingsError
 from service.tracing.base import NO_TRACING, Tracing
 
@@ -49,7 +49,7 @@ def build_detector(settings: Settings, tracing: Tracing = NO_TRACING) -> Detecto
         max_images_per_request=settings.max_images_per_request,
     )
     num_workers = settings.worker_threads or num_usable_cores()
-    workers = ThreadPoolExecutor(num_workers, thread_name_prefix="worker")
+    workers = CallThreads(num_workers, "worker")
     return Detector(registry, workers, limits, tracing)
 
 

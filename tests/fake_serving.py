@@ -1,7 +1,6 @@
 """A real server around the fake runtime, for tests of what it tells about itself."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from service.detector import Detector, DetectorLimits
 from service.http_api.app import create_app
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from service.scheduler.call_threads import CallThreads
 from service.tracing.base import NO_TRACING, Tracing
 from tests.repositories import write_model
 from tests.servers import running_server
@@ -39,7 +39,7 @@ def fake_detector(
     registry.open([])
     chosen.fault = fault
     limits = DetectorLimits(ImageLimits(10**6, 10**6), 16, 10.0)
-    return Detector(registry, ThreadPoolExecutor(2), limits, tracing)
+    return Detector(registry, CallThreads(2, "worker"), limits, tracing)
 
 
 @contextmanager

@@ -7,7 +7,6 @@ on stdin, and each says `called` on stdout when it begins.
 import ctypes
 import sys
 import threading
-from concurrent.futures import ThreadPoolExecutor
 
 from model.repository import ModelRepository
 from service.codecs.images import ImageLimits
@@ -15,6 +14,7 @@ from service.commands import serve as serving
 from service.detector import Detector, DetectorLimits
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from service.scheduler.call_threads import CallThreads
 from service.settings import Settings
 from service.tracing.base import Tracing
 
@@ -51,7 +51,7 @@ def load_held(settings: Settings, tracing: Tracing) -> Detector:
     # From here on: warming up is a call as well.
     runtime.fault = hold
     limits = DetectorLimits(ImageLimits(10**6, 10**6), 64, settings.request_timeout_ms / 1000)
-    return Detector(registry, ThreadPoolExecutor(2), limits, tracing)
+    return Detector(registry, CallThreads(2, "worker"), limits, tracing)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from service.http_api.app import create_app
 from service.http_api.route_needs import UNLISTED, rule_for
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from service.scheduler.call_threads import CallThreads
 from service.settings import Settings
 from service.wiring import build_detector
 from tests.api_keys import NOW, add_key
@@ -605,7 +606,7 @@ def test_queue__takes_turns_by_key_where_addresses_are_the_same(tmp_path: Path) 
     registry.open([])
     runtime.fault = note
     limits = DetectorLimits(ImageLimits(10**6, 10**6), 64, 30.0)
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
     keys_file = tmp_path / "keys.jsonl"
     greedy, modest = (add_key(keys_file, name, ["detect"]) for name in ("greedy", "modest"))
     app = create_app(detector, max_buffered_bytes=10**8, gate=Gate(WatchedKeys(keys_file)))

@@ -277,7 +277,7 @@ def test_batcher__a_runtime_that_hangs_is_replaced() -> None:
         stuck = asyncio.ensure_future(submit(batcher, 1))
         await asyncio.to_thread(gate.entered.wait, 10)
         waiting = asyncio.ensure_future(submit(batcher, 2))
-        with pytest.raises(InferenceFailed, match=r"no answer within 0\.05 s"):
+        with pytest.raises(ModelNotReady, match=r"no answer within 0\.05 s"):
             await stuck
         assert "being replaced" in (batcher.problem or "")
         with pytest.raises(ModelNotReady):
@@ -308,7 +308,7 @@ def test_batcher__a_runtime_that_cannot_be_replaced_is_tried_again(
         recovery = Recovery(hang_s=0.05, reopen=reopen)
         batcher = Batcher(hung(gate), max_waiting=10, recovery=recovery)
         batcher.start()
-        with pytest.raises(InferenceFailed):
+        with pytest.raises(ModelNotReady):
             await submit(batcher, 1)
         while batcher.problem is not None:
             await asyncio.sleep(0.001)
@@ -328,12 +328,59 @@ def test_batcher__without_another_runtime_what_waits_is_answered() -> None:
         answers = await asyncio.gather(
             *(submit(batcher, token) for token in (1, 2, 3)), return_exceptions=True
         )
-        assert [type(each) for each in answers] == [InferenceFailed] * 3
+        # The one that hung, and those that waited for it.
+        assert [type(each) for each in answers] == [ModelNotReady, InferenceFailed, InferenceFailed]
         assert "restart the server" in (batcher.problem or "")
         await batcher.stop()
 
     asyncio.run(use())
     gate.open.set()
+
+
+def test_batcher__another_runtime_may_take_less_at_once() -> None:
+    gate, small = Gate(), FakeRuntime(max_batch_size=2)
+
+    async def use() -> None:
+        recovery = Recovery(hang_s=0.05, reopen=lambda: small)
+        batcher = Batcher(
+            FakeRuntime(max_batch_size=8, fault=gate), max_waiting=20, recovery=recovery
+        )
+        batcher.start()
+        with pytest.raises(ModelNotReady):
+            await submit(batcher, 0)
+        while batcher.problem is not None:
+            await asyncio.sleep(0.001)
+        rows = await asyncio.gather(*(submit(batcher, token) for token in range(1, 9)))
+        assert [token_of(row) for row in rows] == list(range(1, 9))
+        await batcher.stop()
+
+    asyncio.run(use())
+    gate.open.set()
+    assert max(small.batch_sizes) == 2
+
+
+def test_submit__an_overdue_engine_is_no_free_one() -> None:
+    gate = Gate()
+    now_s = 0.0
+
+    async def use() -> None:
+        nonlocal now_s
+        latency = EngineLatency(LatencyModel({1: 0.02}))
+        runtime = FakeRuntime(max_batch_size=1, fault=gate)
+        batcher = Batcher(runtime, max_waiting=10, latency=latency, clock=lambda: now_s)
+        batcher.start()
+        running = asyncio.ensure_future(
+            batcher.submit(picture(1), priority="normal", deadline_s=1000.0)
+        )
+        await asyncio.to_thread(gate.entered.wait, 10)
+        now_s = 2.0
+        with pytest.raises(Overloaded):
+            await batcher.submit(picture(2), priority="normal", deadline_s=3.0)
+        gate.open.set()
+        assert token_of(await running) == 1
+        await batcher.stop()
+
+    asyncio.run(use())
 
 
 def test_stop__while_a_runtime_is_replaced_answers_what_waits() -> None:
@@ -350,7 +397,7 @@ def test_stop__while_a_runtime_is_replaced_answers_what_waits() -> None:
         stuck = asyncio.ensure_future(submit(batcher, 1))
         await asyncio.to_thread(gate.entered.wait, 10)
         waiting = asyncio.ensure_future(submit(batcher, 2))
-        with pytest.raises(InferenceFailed):
+        with pytest.raises(ModelNotReady):
             await stuck
         await batcher.stop()
         with pytest.raises(ShuttingDown):

@@ -84,8 +84,9 @@ def test_detect_batch__one_that_is_damaged_fails_alone(client: httpx.Client) -> 
 def test_detect_batch__more_than_a_request_may_have(client: httpx.Client) -> None:
     assert client.get("/limits").json()["max_images_per_request"] == MAX_IMAGES
     response = client.post("/detect:batch", files=form(*[png(1)] * (MAX_IMAGES + 1)))
-    assert response.status_code == 400
+    assert (response.status_code, response.json()["code"]) == (413, "too-many-images")
     assert f"at most {MAX_IMAGES}" in response.json()["detail"]
+    assert response.json()["limits"] == {"max_images_per_request": MAX_IMAGES}
 
 
 @pytest.mark.parametrize(

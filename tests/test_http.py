@@ -25,6 +25,7 @@ from service.http_api.problems import HTTP_STATUS, all_problems
 from service.http_api.schemas import DetectSchema
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from service.scheduler.call_threads import CallThreads
 from service.settings import Settings
 from service.wiring import build_detector
 from tests.repositories import CLASSES, write_model
@@ -313,6 +314,7 @@ def test_limits__are_those_that_refuse(client: httpx.Client) -> None:
         "max_image_pixels": 1_000_000,
         "max_image_side": 65_535,
         "max_images_per_request": 32,
+        "max_batch_bytes": 32 * MAX_BYTES,
         "max_images_under_way": 128,
         "max_timeout_ms": 30_000,
         "image_formats": ["jpeg", "png", "webp", "gif", "tiff", "bmp"],
@@ -375,7 +377,7 @@ def test_server__failed_inference_is_a_problem_and_the_next_request_works(
     registry.open([])
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
     with running_server(
-        create_app(Detector(registry, ThreadPoolExecutor(1), limits), max_buffered_bytes=10**8)
+        create_app(Detector(registry, CallThreads(1, "worker"), limits), max_buffered_bytes=10**8)
     ) as client:
         response = post(client, png(picture(13)))
         assert_problem(response, 500, "inference-failed")
@@ -419,7 +421,7 @@ def test_server__more_uploads_than_the_memory_has_room_for(tmp_path: Path) -> No
         "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
         f"Content-Length: {len(data)}\r\n\r\n"
     ).encode()
-    with running_server(create_app(detector, max_buffered_bytes=2 * len(data))) as client:
+    with running_server(create_app(detector, max_buffered_bytes=4 * len(data))) as client:
         address = (client.base_url.host, client.base_url.port)
         with contextlib.ExitStack() as stack:
             waiting = [stack.enter_context(socket.create_connection(address)) for _ in range(2)]
@@ -427,6 +429,10 @@ def test_server__more_uploads_than_the_memory_has_room_for(tmp_path: Path) -> No
                 connection.sendall(head + data[:-1])
             response = _refused_within(client, data)
             assert_problem(response, 503, "overloaded", "uploads")
+            # Half of it is for the others.
+            there = httpx.HTTPTransport(local_address="127.0.0.2")
+            with httpx.Client(base_url=client.base_url, transport=there) as other:
+                assert post(other, data).status_code == 200
             for connection in waiting:
                 connection.sendall(data[-1:])
                 assert connection.recv(1000).startswith(b"HTTP/1.1 200 ")
@@ -457,7 +463,7 @@ def test_server__clients_take_turns(tmp_path: Path) -> None:
     registry.open([])
     runtime.fault = note
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 64, 30.0)
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
 
     def wait_for(depth: int) -> None:
         while served.batcher.num_waiting < depth:
@@ -498,7 +504,7 @@ def test_server__abandoned_requests_are_not_inferred(tmp_path: Path) -> None:
     runtime.fault = hold
     runtime.batch_sizes.clear()
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 64, 30.0)
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
     data = png(picture())
     message = (
         "POST /detect HTTP/1.1\r\nHost: x\r\nContent-Type: image/png\r\n"
@@ -539,9 +545,9 @@ def test_server__an_engine_that_hangs_is_reported_and_replaced(tmp_path: Path) -
     first.fault = lambda _: proceed.wait(30)
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
     with running_server(
-        create_app(Detector(registry, ThreadPoolExecutor(1), limits), max_buffered_bytes=10**8)
+        create_app(Detector(registry, CallThreads(1, "worker"), limits), max_buffered_bytes=10**8)
     ) as client:
-        assert_problem(post(client), 500, "inference-failed", "try again")
+        assert_problem(post(client), 503, "model-not-ready", "try again")
         response = client.get("/readyz")
         assert response.status_code == 503
         assert response.json()["models"] == {"boxes": "recovering"}
@@ -579,7 +585,7 @@ def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> No
     registry.open([])
     limits = DetectorLimits(ImageLimits(MAX_BYTES, 10**6), 4, 10.0)
     with running_server(
-        create_app(Detector(registry, ThreadPoolExecutor(1), limits), max_buffered_bytes=10**8)
+        create_app(Detector(registry, CallThreads(1, "worker"), limits), max_buffered_bytes=10**8)
     ) as client:
         response = post(client, timeout_ms="50")
         assert_problem(response, 504, "deadline-exceeded", "timeout_ms")

@@ -1,6 +1,8 @@
 """What is learnt of how long batches take."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from service.scheduler.latency import LatencyModel
 
@@ -54,7 +56,8 @@ def test_observe__other_sizes_stay() -> None:
 
 
 def test_doubt__leads_down_to_what_was_seen_and_no_further() -> None:
-    model = LatencyModel({1: 1.0})
+    model = LatencyModel()
+    model.observe(1, 1.0)
     for _ in range(20):
         model.observe(1, 3.0)
     slow_s = model.mean_s(1)
@@ -63,3 +66,23 @@ def test_doubt__leads_down_to_what_was_seen_and_no_further() -> None:
     for _ in range(200):
         model.doubt()
     assert model.mean_s(1) == 1.0
+
+
+@given(
+    st.floats(0.001, 100.0),
+    st.lists(st.tuples(st.sampled_from([1, 2, 8]), st.floats(0.0005, 100.0)), max_size=50),
+    st.floats(0.001, 10.0),
+)
+def test_doubt__an_idle_engine_is_asked_again_after_any_history(
+    warm_s: float, history: list[tuple[int, float]], true_s: float
+) -> None:
+    """What is refused teaches nothing: without doubt one slow spell would refuse for ever."""
+    model = LatencyModel({1: warm_s})
+    for size, seconds in history:
+        model.observe(size, seconds)
+    model.observe(1, true_s)
+    refusals = 0
+    while model.high_s(1) > 1.01 * true_s:
+        model.doubt()
+        refusals += 1
+        assert refusals < 1000

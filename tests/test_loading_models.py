@@ -18,6 +18,7 @@ from service.detector import Detector, DetectorLimits
 from service.http_api.app import create_app
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from service.scheduler.call_threads import CallThreads
 from tests.model_versions import add_version
 from tests.repositories import write_model
 from tests.servers import running_server
@@ -81,7 +82,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     registry = ModelRegistry(ModelRepository(tmp_path), opening, max_waiting=64)
     registry.open(["boxes"])
     limits = DetectorLimits(ImageLimits(10**6, 10**6), 64, 30.0)
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
     with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
         yield Served(client, tmp_path, opening)
 
@@ -227,7 +228,9 @@ def test_unload__takes_it_out_of_service_and_releases_it(served: Served) -> None
         line for line in served.client.get("/metrics").text.splitlines() if "model_info" in line
     )
     assert served.client.post("/models/boxes/load").status_code == 200
-    assert served.post().json()["model"]["name"] == "boxes"
+    assert served.post(model="boxes").status_code == 200
+    # Who answers requests that name none does not change by what is loaded.
+    assert served.post().json()["model"]["name"] == "other"
 
 
 def test_unload__of_the_last_one_leaves_a_server_that_is_not_ready(served: Served) -> None:
@@ -245,7 +248,7 @@ def test_readyz__asks_for_a_real_inference(tmp_path: Path) -> None:
     registry.open([])
     runtime.batch_sizes.clear()
     detector = Detector(
-        registry, ThreadPoolExecutor(1), DetectorLimits(ImageLimits(10**6, 10**6), 4, 30.0)
+        registry, CallThreads(1, "worker"), DetectorLimits(ImageLimits(10**6, 10**6), 4, 30.0)
     )
     with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
         for _ in range(3):
@@ -266,7 +269,7 @@ def test_readyz__a_runtime_that_only_fails_is_not_ready(tmp_path: Path) -> None:
     registry.open([])
     runtime.fault = fault
     detector = Detector(
-        registry, ThreadPoolExecutor(1), DetectorLimits(ImageLimits(10**6, 10**6), 4, 30.0)
+        registry, CallThreads(1, "worker"), DetectorLimits(ImageLimits(10**6, 10**6), 4, 30.0)
     )
     with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
         response = client.get("/readyz")

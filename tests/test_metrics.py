@@ -19,6 +19,7 @@ from service.detector import Detector, DetectorLimits
 from service.http_api.app import create_app
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from service.scheduler.call_threads import CallThreads
 from service.telemetry import Metrics
 from tests.repositories import write_model
 from tests.servers import running_server
@@ -94,7 +95,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
     registry = ModelRegistry(ModelRepository(tmp_path), lambda _: runtime, max_waiting=2)
     registry.open([])
     limits = DetectorLimits(ImageLimits(10**6, 10**6), 16, 10.0)
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
     with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
         yield Served(client, runtime)
 

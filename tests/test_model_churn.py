@@ -30,6 +30,7 @@ from service.registry import ModelRegistry
 from service.runtime.base import Outputs
 from service.runtime.fake import FakeRuntime
 from service.runtime.openvino_session import OpenVINOSession
+from service.scheduler.call_threads import CallThreads
 from tests.model_versions import add_version
 from tests.repositories import write_model
 from tests.servers import running_server
@@ -109,7 +110,7 @@ def serving(repository: Path) -> Iterator[httpx.Client]:
     registry = ModelRegistry(ModelRepository(repository), Signed, max_waiting=64)
     registry.open([])
     limits = DetectorLimits(ImageLimits(10**6, 10**6), 64, 30.0)
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
     with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
         yield client
 

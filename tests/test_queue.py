@@ -267,15 +267,6 @@ def test_late_by_s__counts_what_is_not_decoded_yet() -> None:
     assert scene.late_by_s(scene.request("b", within_s=3.0)) == 1.0
 
 
-def test_late_by_s__an_idle_engine_waits_for_the_picture_itself() -> None:
-    scene = Scene()
-    request = scene.request("a", within_s=3.0)
-    assert scene.late_by_s(request) == 0.0
-    late_s = scene.queue.late_by_s(request, scene.now_s, scene.engine, ready_in_s=5.0)
-    # Decoded after 5 s, inferred after 7 s.
-    assert late_s == 4.0
-
-
 def test_next_batch__what_cannot_be_in_time_any_more_is_given_up_undecoded() -> None:
     scene = Scene()
     slow = scene.request("a", within_s=5.0)

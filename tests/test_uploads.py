@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import InvalidRequest, ServiceError, UnsupportedMediaType
+from service.errors import InvalidRequest, ServiceError, TooManyImages, UnsupportedMediaType
 from service.http_api.uploads import parse_upload
 
 PICTURE = bytes(range(256)) * 5
@@ -102,7 +102,7 @@ def test_parse_upload__ends_with_the_first_picture_too_many(file_names: bool) ->
     content_type, body = multipart(*pictures, file_names=file_names)
     fourth = body.rindex(b"Content-Disposition")
     damaged = body[:fourth] + b"no header\0" + body[fourth:]
-    with pytest.raises(InvalidRequest, match="too many pictures in one request; send at most 2"):
+    with pytest.raises(TooManyImages, match="send at most 2"):
         parse_upload(content_type, damaged, max_images=2)
 
 

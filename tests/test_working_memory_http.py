@@ -1,7 +1,6 @@
 """Pictures and masks are bounded in bytes, not in their number."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -18,6 +17,7 @@ from service.http_api.app import create_app
 from service.registry import ModelRegistry
 from service.runtime.base import Outputs
 from service.runtime.fake import FakeRuntime
+from service.scheduler.call_threads import CallThreads
 from service.settings import SettingsError, load_settings
 from tests.repositories import write_model
 from tests.servers import running_server
@@ -51,7 +51,7 @@ def client(tmp_path: Path) -> Iterator[httpx.Client]:
     registry = ModelRegistry(ModelRepository(tmp_path), lambda _: MasksEverywhere(), max_waiting=8)
     registry.open([])
     limits = DetectorLimits(ImageLimits(10**6, 10**6), 16, 10.0, max_working_bytes=2 * 600 * 400)
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
     with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
         yield client
 

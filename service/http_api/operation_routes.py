@@ -7,7 +7,7 @@ from starlette.responses import RedirectResponse, Response
 from service.codecs.images import FORMAT_NAMES, MAX_SIDE
 from service.errors import ServiceError
 from service.http_api import openapi
-from service.http_api.asked import detector_of
+from service.http_api.asked import detector_of, max_batch_bytes
 from service.http_api.docs_page import docs_page
 from service.http_api.draining import Draining
 from service.http_api.negotiation import JSON
@@ -26,6 +26,7 @@ async def limits(request: Request) -> Response:
         "max_image_pixels": allowed.image.max_pixels,
         "max_image_side": MAX_SIDE,
         "max_images_per_request": allowed.max_images_per_request,
+        "max_batch_bytes": max_batch_bytes(request),
         "max_images_under_way": allowed.max_in_flight,
         "max_timeout_ms": round(allowed.default_timeout_s * 1000),
         "image_formats": FORMAT_NAMES,

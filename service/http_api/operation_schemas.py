@@ -46,6 +46,7 @@ class LimitsSchema(BaseModel):
     max_image_pixels: int
     max_image_side: int
     max_images_per_request: int
+    max_batch_bytes: int
     max_images_under_way: int
     max_timeout_ms: int
     image_formats: list[str]

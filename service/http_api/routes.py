@@ -16,12 +16,19 @@ from service.detection import DetectionResult, DetectOptions, Timings
 from service.errors import ServiceError, ServiceUnavailable
 from service.http_api import openapi
 from service.http_api.access import charge_images
-from service.http_api.asked import client_of, detector_of
+from service.http_api.asked import client_of, detector_of, max_batch_bytes
 from service.http_api.negotiation import JPEG, JSON, choose_media_type
 from service.http_api.options import parse_options
 from service.http_api.problems import problem_body
 from service.http_api.schemas import detection_json
-from service.http_api.uploads import TakeBytes, UploadBudget, is_raw, parse_upload, read_body
+from service.http_api.uploads import (
+    BodyLimit,
+    TakeBytes,
+    UploadBudget,
+    is_raw,
+    parse_upload,
+    read_body,
+)
 from service.model_options import postprocess_settings
 from service.request_context import request_id
 from service.stages import Picture
@@ -57,8 +64,9 @@ async def detect(request: Request) -> Response:
     """
     detector = detector_of(request)
     media_type = choose_media_type(request.headers.get("accept"))
-    with _budget(request).share() as take:
-        (image,), options = await _read(request, take, max_images=1)
+    with _budget(request).share(client_of(request)) as take:
+        limit = BodyLimit("max_image_bytes", detector.limits.image.max_bytes)
+        (image,), options = await _read(request, take, limit)
         answer = _Answer(media_type, options, request_id.get())
         work = detector.detect(
             image, options, answer, client=client_of(request), draws=media_type != JSON
@@ -78,9 +86,10 @@ async def detect_batch(request: Request) -> Response:
     """
     detector = detector_of(request)
     choose_media_type(request.headers.get("accept"), offered=(JSON,))
-    with _budget(request).share() as take:
+    with _budget(request).share(client_of(request)) as take:
         max_images = detector.limits.max_images_per_request
-        images, options = await _read(request, take, max_images=max_images)
+        limit = BodyLimit("max_batch_bytes", max_batch_bytes(request))
+        images, options = await _read(request, take, limit, max_images)
         # What is wrong with the options is wrong for all.
         postprocess_settings(detector.registry.resolve(options.model).source, options)
         charge_images(request, len(images))
@@ -102,13 +111,11 @@ def _budget(request: Request) -> UploadBudget:
 
 
 async def _read(
-    request: Request, take: TakeBytes, *, max_images: int
+    request: Request, take: TakeBytes, limit: BodyLimit, max_images: int = 1
 ) -> tuple[tuple[bytes, ...], DetectOptions]:
     """The pictures and the options of a request."""
     detector = detector_of(request)
-    limits = detector.limits
-    max_bytes = min(limits.image.max_bytes * max_images, _budget(request).max_bytes)
-    body = await read_body(request, max_bytes, request.app.state.body_timeout_s, take)
+    body = await read_body(request, limit, request.app.state.body_timeout_s, take)
     content_type = request.headers.get("content-type", "")
     if is_raw(content_type) or len(body) <= _INLINE_BYTES:
         upload = parse_upload(content_type, body, max_images)

@@ -1,17 +1,18 @@
 """How pictures and their options arrive: raw body, multipart form, or JSON with base64.
 
-Reading is bounded before it begins; parsing happens on a worker thread.
+Reading is bounded before it begins, taking apart by what there may be at the most.
 """
 
 import asyncio
 import binascii
 import logging
 import string
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email.message import Message
-from typing import cast
+from typing import Literal, cast
 
 from pydantic_core import from_json
 from python_multipart.exceptions import FormParserError
@@ -23,9 +24,10 @@ from service.errors import (
     InvalidRequest,
     Overloaded,
     RequestTimeout,
+    TooManyImages,
     UnsupportedMediaType,
 )
-from service.http_api.serving.limits import transfer_s
+from service.http_api.serving.limits import credited_until_s
 
 # Any client could fill the log with damaged forms. Nothing is lost: each is refused here.
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -62,14 +64,18 @@ class Upload:
 
 
 class UploadBudget:
-    """Bytes of request bodies that may be in memory at once, all clients together."""
+    """Bytes of request bodies that may be in memory at once, all clients together.
+
+    One client may have half of them, so that it cannot keep all others out.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
+        self.max_bytes_per_client = max_bytes // 2
         self._free = max_bytes
+        self._taken: Counter[str] = Counter()
 
     @contextmanager
-    def share(self) -> Generator[TakeBytes]:
+    def share(self, client: str) -> Generator[TakeBytes]:
         """A function that takes bytes of the budget; they are given back when the block ends.
 
         It raises Overloaded where there are no more.
@@ -78,47 +84,61 @@ class UploadBudget:
 
         def take(num_bytes: int) -> None:
             nonlocal taken
-            if num_bytes > self._free:
+            left = min(self._free, self.max_bytes_per_client - self._taken[client])
+            if num_bytes > left:
                 raise Overloaded("too many uploads at once; try again later", retry_after_s=1.0)
             self._free -= num_bytes
+            self._taken[client] += num_bytes
             taken += num_bytes
 
         try:
             yield take
         finally:
             self._free += taken
+            self._taken[client] -= taken
+            if not self._taken[client]:
+                del self._taken[client]
+
+
+@dataclass(frozen=True)
+class BodyLimit:
+    """Bytes of pictures that a body may have, and under which name `/limits` says so."""
+
+    name: Literal["max_image_bytes", "max_batch_bytes"]
+    max_bytes: int
 
 
 async def read_body(
-    request: Request, max_image_bytes: int, max_seconds: float, take: TakeBytes
+    request: Request, limit: BodyLimit, max_seconds: float, take: TakeBytes
 ) -> bytes:
     """The whole body, its bytes taken of an `UploadBudget`.
 
     Raises ImageTooLarge as soon as it is known to be larger than allowed, RequestTimeout when it
-    takes longer to arrive than `max_seconds` and a second for every so many bytes that came, and
-    Overloaded.
+    is silent for `max_seconds` or comes too slowly for as long, and Overloaded.
     """
     media_type = media_type_of(request)
-    allowed = max_image_bytes
+    allowed = limit.max_bytes
     if media_type == "application/json":
         allowed = allowed * 4 // 3 + _ENVELOPE_BYTES
     elif media_type == "multipart/form-data":
         allowed += _ENVELOPE_BYTES
     announced = request.headers.get("content-length", "")
     if announced.isdecimal() and int(announced) > allowed:
-        raise _too_large(max_image_bytes)
+        raise _too_large(limit)
     chunks: list[bytes] = []
     size = 0
-    began_s = asyncio.get_running_loop().time()
+    now = asyncio.get_running_loop().time
+    until_s = now() + max_seconds
     try:
-        async with asyncio.timeout(max_seconds) as patience:
+        async with asyncio.timeout_at(until_s) as patience:
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > allowed:
-                    raise _too_large(max_image_bytes)
+                    raise _too_large(limit)
                 take(len(chunk))
                 chunks.append(chunk)
-                patience.reschedule(began_s + transfer_s(max_seconds, size))
+                until_s = credited_until_s(until_s, len(chunk), max_seconds, now())
+                patience.reschedule(until_s)
     except TimeoutError as error:
         raise RequestTimeout(
             f"the picture did not arrive within {max_seconds:g} s; send it faster or smaller"
@@ -140,7 +160,7 @@ def is_raw(content_type: str) -> bool:
 def parse_upload(content_type: str, body: bytes, max_images: int = 1) -> Upload:
     """Take the body apart: 1 to `max_images` pictures.
 
-    Raises InvalidRequest, UnsupportedMediaType.
+    Raises InvalidRequest, TooManyImages, UnsupportedMediaType.
     """
     if len(content_type) > _MAX_CONTENT_TYPE:
         raise InvalidRequest(f"the Content-Type has more than {_MAX_CONTENT_TYPE} characters")
@@ -162,7 +182,10 @@ def _require_room(num_images: int, max_images: int) -> None:
     if num_images > max_images:
         if max_images == 1:
             raise InvalidRequest("several pictures in one request; send them to /detect:batch")
-        raise InvalidRequest(f"too many pictures in one request; send at most {max_images}")
+        raise TooManyImages(
+            f"too many pictures in one request; send at most {max_images}",
+            limits={"max_images_per_request": max_images},
+        )
 
 
 def _boundary_of(content_type: str) -> str:
@@ -278,9 +301,9 @@ def _from_base64(text: str) -> bytes:
         return binascii.a2b_base64(packed, strict_mode=True)
 
 
-def _too_large(max_image_bytes: int) -> ImageTooLarge:
+def _too_large(limit: BodyLimit) -> ImageTooLarge:
     return ImageTooLarge(
-        f"the body has more than {max_image_bytes} bytes of picture; send a smaller or stronger "
-        "compressed one",
-        limits={"max_image_bytes": max_image_bytes},
+        f"the body has more than {limit.max_bytes} bytes of picture; send fewer, smaller or "
+        "stronger compressed ones",
+        limits={limit.name: limit.max_bytes},
     )

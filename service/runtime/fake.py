@@ -12,7 +12,7 @@ not run. `service.runtime.fake_plan` lists what RTMDET_FAKE takes. In a program:
     runtime = FakeRuntime(max_batch_size=4, seconds_per_call=0.01)
     registry = ModelRegistry(ModelRepository(folder), lambda _: runtime, max_waiting=64)
     registry.open([])
-    detector = Detector(registry, ThreadPoolExecutor(2), limits)
+    detector = Detector(registry, CallThreads(2, "worker"), limits)
 
 and what it shall do wrong is a function of the batch: `FakeRuntime(fault=...)`. A poisonous picture
 is a PNG of one colour, named by `fail_pixel`.

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from service.errors import InferenceFailed
+from service.errors import InferenceFailed, ModelNotReady
 from service.runtime.base import Outputs
 from service.scheduler.engine_places import EnginePlaces
 from service.scheduler.latency import EngineLatency
 from service.scheduler.requests import Batch, answer, fail, images_of
-from service.scheduler.supervised_runtime import RuntimeHung, SupervisedRuntime
+from service.scheduler.supervised_runtime import REOPEN_AFTER_S, RuntimeHung, SupervisedRuntime
 from service.telemetry import Metrics
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class BatchRuns:
             outputs = await self._runtime.infer(images_of(batch))
             _require_sound(outputs, len(batch))
         except RuntimeHung as hung:
-            fail(batch, InferenceFailed(str(hung)))
+            fail(batch, ModelNotReady(str(hung), retry_after_s=REOPEN_AFTER_S))
         except Exception as error:
             # Whatever a runtime raises must not end the loop; the cause goes to the log.
             return error

@@ -5,6 +5,7 @@ is refused is the queue's policy; what batches take is learnt from those that ra
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import contextmanager
@@ -23,6 +24,8 @@ from service.scheduler.queue import Engine, QueuedRequest, RequestQueue
 from service.scheduler.requests import Batch, InferenceRow, Waiting, fail
 from service.scheduler.supervised_runtime import REOPEN_AFTER_S, Recovery, SupervisedRuntime
 from service.telemetry import DispatchReason, Metrics
+
+logger = logging.getLogger(__name__)
 
 
 class Batcher:
@@ -46,7 +49,6 @@ class Batcher:
     ) -> None:
         """`places` is shared with other models; `latency` is known of the runtime beforehand."""
         self._num_loops = runtime.concurrency
-        self._max_batch_size = runtime.max_batch_size
         self._name = name
         self._metrics = metrics or Metrics()
         self._clock = clock
@@ -123,20 +125,18 @@ class Batcher:
         priority: Priority,
         deadline_s: float,
         client: str = "",
-        ready_in_s: float = 0.0,
     ) -> Generator["Admitted"]:
         """A place in the queue from now on, before anything is spent on the picture.
 
         `deadline_s` is a reading of the clock: inference must be done by then. `client` is who
-        asks, for a fair share of the engine; the picture is ready in about `ready_in_s`. When the
-        block ends, however it does, nothing is left behind. Raises Overloaded, DeadlineExceeded,
-        ModelNotReady, ShuttingDown.
+        asks, for a fair share of the engine. When the block ends, however it does, nothing is
+        left behind. Raises Overloaded, DeadlineExceeded, ModelNotReady, ShuttingDown.
         """
         reply: asyncio.Future[InferenceRow] = asyncio.get_running_loop().create_future()
         request = QueuedRequest(
             Waiting(reply), priority, self._clock(), deadline_s, client, is_ready=False
         )
-        if refusal := self._refusal(request, ready_in_s):
+        if refusal := self._refusal(request):
             raise refusal
         self._queue.push(request)
         try:
@@ -181,7 +181,7 @@ class Batcher:
             # It may have failed while its picture was decoded; asked for or not, that is no news.
             reply.exception()
 
-    def _refusal(self, request: QueuedRequest[Waiting], ready_in_s: float) -> ServiceError | None:
+    def _refusal(self, request: QueuedRequest[Waiting]) -> ServiceError | None:
         """What tells a caller at once that this would be in vain."""
         if self._stopping:
             return refusals.shutting_down()
@@ -189,17 +189,16 @@ class Batcher:
             return ModelNotReady(self.problem, retry_after_s=REOPEN_AFTER_S)
         left_s = request.deadline_s - request.queued_at_s
         if left_s <= 0:
+            self._metrics.shed(self._name, "late-on-arrival")
             return refusals.too_late()
         engine = self._engine_state(beside=self._places.num_taken)
-        late_by_s = self._queue.late_by_s(
-            request, request.queued_at_s, engine, ready_in_s=ready_in_s
-        )
+        late_by_s = self._queue.late_by_s(request, request.queued_at_s, engine)
         if late_by_s <= 0:
             return self._no_room() if self._queue.is_full and not self._displace(request) else None
-        if not self._queue and engine.free_at_s[0] <= request.queued_at_s:
-            engine.latency.doubt()
         self._metrics.shed(self._name, "late-on-arrival")
         alone_s = engine.latency.high_s(1)
+        if not self._queue and engine.free_at_s[0] <= request.queued_at_s:
+            engine.latency.doubt()
         return refusals.in_vain(
             len(self._queue), left_s=left_s, late_by_s=late_by_s, alone_s=alone_s
         )
@@ -220,7 +219,7 @@ class Batcher:
     def _engine_state(self, *, beside: int) -> Engine:
         """The engine, for a batch that runs beside so many others."""
         return Engine(
-            self._max_batch_size,
+            self._runtime.max_batch_size,
             self._latency.of(beside=beside > 0),
             self._places.free_at_s()[: self._num_loops],
             self._places.num_competing(self._name),
@@ -235,6 +234,10 @@ class Batcher:
                     latency = self._latency.of(beside=self._places.num_taken > 1)
                     self._places.expect(place, latency.mean_s(len(batch)))
                     await self._runs.run(batch)
+            except Exception:
+                # A fault of ours. Whoever waits is told; the loop goes on for those who come.
+                logger.exception("model %s: a batch could not be formed or answered", self._name)
+                self._give_up(InferenceFailed("this is a fault of the server; its log says more"))
             finally:
                 self._places.give_back(place, self._name)
 
@@ -262,7 +265,7 @@ class Batcher:
             self._metrics.batch_ran(
                 self._name,
                 [now_s - request.payload.ready_at_s for request in batch],
-                most=self._max_batch_size,
+                most=self._runtime.max_batch_size,
                 left_waiting=len(self._queue),
                 reason=reason,
             )
@@ -270,7 +273,7 @@ class Batcher:
 
     def _reason(self, size: int) -> DispatchReason:
         """Why the batch that was just taken has that size."""
-        if size == self._max_batch_size:
+        if size == self._runtime.max_batch_size:
             return "full"
         if self._queue.has_ready:
             return "deadline"

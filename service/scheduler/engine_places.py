@@ -25,8 +25,17 @@ class EnginePlaces:
         self._waiting: list[_Turn] = []
 
     def free_at_s(self) -> list[float]:
-        """When each place is expected to be free, the first one first."""
-        return sorted(self._free_at_s)
+        """When each place is expected to be free, the first one first.
+
+        One that should have been free already will take as long again as it is late: it may have
+        hung, and what would run there must not be taken for in time.
+        """
+        now_s = self._clock()
+        free = set(self._free)
+        return sorted(
+            free_s if place in free or free_s > now_s else 2 * now_s - free_s
+            for place, free_s in enumerate(self._free_at_s)
+        )
 
     @property
     def num_taken(self) -> int:
@@ -66,7 +75,7 @@ class EnginePlaces:
         asyncio.get_running_loop().call_soon(self._hand_on, place)
 
     def _given(self, place: int) -> int:
-        self._took_at_s[place] = self._clock()
+        self._took_at_s[place] = self._free_at_s[place] = self._clock()
         return place
 
     def _hand_on(self, place: int) -> None:

@@ -26,7 +26,8 @@ class LatencyModel:
 
     def __init__(self, warm: Mapping[int, float] | None = None) -> None:
         self._mean_s = dict(warm or {})
-        self._least_s = dict(self._mean_s)
+        #: Of what ran for requests; a warm-up may have run beside anything.
+        self._least_s: dict[int, float] = {}
         #: Mean absolute deviation from what was expected, as a share of it.
         self._deviation = 0.0
 
@@ -53,8 +54,9 @@ class LatencyModel:
         Otherwise an engine that was slow once, and is asked for quick answers alone, would never
         run again and never be known to be fast.
         """
+        self._deviation *= _DOUBT
         self._mean_s = {
-            size: max(_DOUBT * seconds, self._least_s[size])
+            size: max(_DOUBT * seconds, self._least_s.get(size, 0.0))
             for size, seconds in self._mean_s.items()
         }
 

@@ -21,7 +21,11 @@ from service.scheduler.shares import Shares
 
 Payload = TypeVar("Payload")
 
-_RANK: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
+#: Steps of priority; 0 goes first.
+RANK: dict[Priority, int] = {"high": 0, "normal": 1, "low": 2}
+
+#: Who has waited so long goes a step higher.
+AGEING_S = 2.0
 
 
 @dataclass(eq=False)
@@ -64,7 +68,7 @@ class NextBatch(NamedTuple, Generic[Payload]):
 class RequestQueue(Generic[Payload]):
     """Waiting requests of one model."""
 
-    def __init__(self, max_waiting: int, *, ageing_s: float = 2.0) -> None:
+    def __init__(self, max_waiting: int, *, ageing_s: float = AGEING_S) -> None:
         self._max_waiting = max_waiting
         self._ageing_s = ageing_s
         self._waiting: list[QueuedRequest[Payload]] = []
@@ -93,18 +97,13 @@ class RequestQueue(Generic[Payload]):
         request: QueuedRequest[Payload],
         now_s: float,
         engine: Engine,
-        *,
-        ready_in_s: float = 0.0,
     ) -> float:
         """How long after its deadline the answer to a new request would come; 0 if in time.
 
         Counts what would go before it, in full batches. What comes later and goes before it
-        nevertheless is not known. The request itself is ready in about `ready_in_s`.
+        nevertheless is not known.
         """
-        done_s = max(
-            _done_s(self._num_ahead(request, now_s) + 1, now_s, engine),
-            now_s + ready_in_s + engine.latency.high_s(1),
-        )
+        done_s = _done_s(self._num_ahead(request, now_s) + 1, now_s, engine)
         return max(done_s - request.deadline_s, 0.0)
 
     def push(self, request: QueuedRequest[Payload]) -> None:
@@ -185,7 +184,7 @@ class RequestQueue(Generic[Payload]):
     def _level(self, request: QueuedRequest[Payload], now_s: float) -> int:
         """0 goes first. Whoever waits long enough gets there."""
         steps = int((now_s - request.queued_at_s) / self._ageing_s)
-        return max(_RANK[request.priority] - steps, 0)
+        return max(RANK[request.priority] - steps, 0)
 
     def _order(self, now_s: float) -> Iterator[QueuedRequest[Payload]]:
         """All that are ready, in the order in which they go."""
@@ -279,12 +278,12 @@ def _lost(
     others = [each for each in by_deadline if id(each) not in taken]
     batch_s = engine.latency.mean_s(min(max(len(others), 1), engine.max_batch_size))
     width = engine.max_batch_size * max(len(engine.free_at_s), 1)
-    lost = [0] * len(_RANK)
+    lost = [0] * len(RANK)
     in_time = 0
     for request in others:
         # What is late is given up, and takes nobody's place.
         if request.deadline_s < done_s + (in_time // width + 1) * batch_s:
-            lost[_RANK[request.priority]] += 1
+            lost[RANK[request.priority]] += 1
         else:
             in_time += 1
     return tuple(lost)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.runtime.base import Outputs, Runtime
-from service.scheduler.engine_threads import EngineThreads
+from service.scheduler.call_threads import CallThreads
 from service.scheduler.requests import stacked
 
 logger = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class _Opened:
     """A runtime and the threads that call it."""
 
     runtime: Runtime
-    threads: EngineThreads
+    threads: CallThreads
 
 
 class SupervisedRuntime:
@@ -60,6 +60,8 @@ class SupervisedRuntime:
         on_lost: Callable[[str], None],
     ) -> None:
         self._opened: _Opened | None = _open(runtime)
+        #: Of the runtime that is open, or was: another one may take less at once.
+        self.max_batch_size = runtime.max_batch_size
         self._name = name
         self.recovery = recovery
         self._on_usable = on_usable
@@ -130,9 +132,10 @@ class SupervisedRuntime:
             return
         after_s = REOPEN_AFTER_S
         while self._opened is None:
-            opening = EngineThreads(1)
+            opening = CallThreads(1, "opening")
             try:
                 self._opened = _open(await opening.run(self.recovery.reopen))
+                self.max_batch_size = self._opened.runtime.max_batch_size
             except Exception as error:
                 self.problem = f"the runtime of this model hung and cannot be replaced: {error}"
                 logger.exception("model %s: the runtime cannot be replaced", self._name)
@@ -146,4 +149,4 @@ class SupervisedRuntime:
 
 
 def _open(runtime: Runtime) -> _Opened:
-    return _Opened(runtime, EngineThreads(runtime.concurrency))
+    return _Opened(runtime, CallThreads(runtime.concurrency, "engine"))

@@ -309,6 +309,10 @@ class HttpConnection(HttpToolsProtocol):
         """
         self._is_deaf = True
         logger.debug("%s: %s", self.client, refusal.detail)
+        if self._in_body and not self.is_answering:
+            # Answered before its body had come: there is nothing more to say.
+            self._hang_up(self.loop.time())
+            return
         if self.is_answering:
             broken = self._newest()
             if not self._in_body:

@@ -53,6 +53,14 @@ def connection_limits(settings: Settings) -> ConnectionLimits:
     )
 
 
+def credited_until_s(until_s: float, num_bytes: int, allowed_s: float, now_s: float) -> float:
+    """Until when a transfer may take that might take until `until_s`, now that so many bytes came.
+
+    Bytes earn time, but never more than `allowed_s` ahead: a burst is no leave to be silent long.
+    """
+    return min(until_s + num_bytes / MIN_BYTES_PER_SECOND, now_s + allowed_s)
+
+
 def transfer_s(allowed_s: float, num_bytes: int) -> float:
     """How long a transfer of which `num_bytes` are known may take."""
     return allowed_s + num_bytes / MIN_BYTES_PER_SECOND

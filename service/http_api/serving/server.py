@@ -192,15 +192,22 @@ class GracefulServer(uvicorn.Server):
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self._limits.sweep_s)
-            now_s = loop.time()
-            for connection in self._table:
-                connection.look_after(now_s)
-            self._acceptor.look_after(now_s)
+            try:
+                now_s = loop.time()
+                for connection in self._table:
+                    connection.look_after(now_s)
+                self._acceptor.look_after(now_s)
+            except Exception:
+                # Without this task nothing would ever time out.
+                logger.exception("looking after connections failed; it goes on")
 
     async def _look_after_certificates(self, tls: ServerTls) -> None:
         while True:
             await asyncio.sleep(_LOOK_AT_CERTIFICATES_S)
-            tls.reload_if_changed()
+            try:
+                tls.reload_if_changed()
+            except Exception:
+                logger.exception("looking at certificates failed; it goes on")
 
 
 def _allow_descriptors(wanted: int) -> None:
