@@ -8,7 +8,7 @@ SERVING := .venv/.serving
 MODEL ?= rtmdet-nano-shapes
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve shapes-model test gpu check format bench clean distclean
+.PHONY: help setup demo serve shapes-model docs test gpu check format bench clean distclean
 
 help: ## This list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ serve: $(SERVING) ## Serve the models of triton_repo/ on port 8000
 
 shapes-model: $(INSTALLED) ## Train one of the project's own models again: MODEL=rtmdet-r-nano-shapes (hours)
 	BIN=$(BIN) examples/train_shapes.sh $(MODEL)
+
+docs: $(SERVING) ## Tables of the documents that the code gives: settings, metrics, problems, routes
+	$(BIN)/python -m docs.generate
 
 test: $(INSTALLED) ## All tests that need no GPU
 	$(BIN)/pytest --numprocesses 2 -m 'not gpu'

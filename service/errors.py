@@ -78,7 +78,7 @@ class Forbidden(RequestRefused):
 
 
 class RateLimited(RequestRefused):
-    """More than this client may ask for in the time; `retry_after_s` says when it may again."""
+    """More than this client may ask for in the time; the answer says when it may again."""
 
     code = "rate-limited"
     title = "Rate limited"
@@ -92,7 +92,7 @@ class TooManyImages(RequestRefused):
 
 
 class InvalidRequest(RequestRefused):
-    """The message cannot be read."""
+    """The message cannot be read: no picture, too many, a broken form or broken JSON."""
 
     code = "invalid-request"
     title = "Invalid request"
@@ -113,7 +113,7 @@ class ImageTooLarge(RequestRefused):
 
 
 class RequestTimeout(RequestRefused):
-    """The body did not arrive in time."""
+    """The body did not arrive in time; the time grows with what has come."""
 
     code = "request-timeout"
     title = "Request timeout"
@@ -141,7 +141,7 @@ class InvalidOption(RequestRefused):
 
 
 class UnknownModel(RequestRefused):
-    """No model of that name."""
+    """No model of that name; `detail` lists those there are."""
 
     code = "unknown-model"
     title = "Unknown model"
@@ -169,35 +169,35 @@ class ServiceUnavailable(ServiceError):
 
 
 class Overloaded(ServiceUnavailable):
-    """The queue is full."""
+    """More waits or is under way than may; the answer says when to try again."""
 
     code = "overloaded"
     title = "Overloaded"
 
 
 class DeadlineExceeded(ServiceUnavailable):
-    """No answer in the time that the request allowed."""
+    """No answer in the time that the request allowed itself by `timeout_ms`, or may take."""
 
     code = "deadline-exceeded"
     title = "Deadline exceeded"
 
 
 class ModelNotReady(ServiceUnavailable):
-    """The model is loading, or failed to load."""
+    """The model is loading, is not loaded or could not be, or its runtime is being replaced."""
 
     code = "model-not-ready"
     title = "Model not ready"
 
 
 class ShuttingDown(ServiceUnavailable):
-    """The server finishes what it has and takes nothing new."""
+    """The server, or this version of the model, finishes what it has and takes nothing new."""
 
     code = "shutting-down"
     title = "Shutting down"
 
 
 class InferenceFailed(ServiceUnavailable):
-    """The runtime raised; the log has the cause."""
+    """The runtime failed on the picture, or gave no answer; the log has the cause."""
 
     code = "inference-failed"
     title = "Inference failed"

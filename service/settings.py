@@ -91,7 +91,9 @@ class Settings(BaseSettings):
         (), description="Names to load, by commas; empty loads every model of the repository."
     )
     default_model: str | None = Field(
-        None, description="Answers requests that name no model; unset, the first one loaded does."
+        None,
+        description="Answers requests that name no model; unset, the first by name for boxes does, "
+        "or else for masks, or else for rotated boxes.",
     )
 
     runtime: Literal["auto", "openvino", "torch", "fake"] = Field(
@@ -174,7 +176,9 @@ class Settings(BaseSettings):
         "`1000/minute;20/second`; empty sets no limit.",
     )
 
-    log_level: LogLevel = Field("info", description="What is logged, and what is worse.")
+    log_level: LogLevel = Field(
+        "info", description="The least grave lines that are logged: debug, info, warning or error."
+    )
     log_format: LogFormat = Field(
         "auto",
         description="Log lines for people (`text`) or one JSON object each (`json`); `auto` writes "

@@ -6,7 +6,7 @@ bytes and pixels. A label has few values: routes are templates, models are those
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from prometheus_client import (
     CollectorRegistry,
@@ -58,24 +58,27 @@ class Metrics:
         PlatformCollector(registry=self.registry)
         self._requests = self._counter(
             "rtmdet_requests",
-            "Requests that were answered.",
+            "Requests by the status of their answer; 499: the client did not wait for it.",
             ("protocol", "route", "model", "code"),
         )
         self._request_seconds = self._histogram(
             "rtmdet_request_duration_seconds",
-            "From the head of a request to the end of its answer.",
+            "From the head of a request to the end of its answer, refusals too.",
             ("protocol", "route", "model"),
             _SECONDS,
         )
-        self._inflight = self._gauge("rtmdet_inflight", "Requests under way.", ("protocol",))
+        self._inflight = self._gauge(
+            "rtmdet_inflight", "Requests under way, probes and scrapes too.", ("protocol",)
+        )
         self._stage_seconds = self._histogram(
             "rtmdet_stage_duration_seconds",
-            "Parts of a detection: decode, queue, infer, postprocess.",
+            "Parts of an answered detection: decode (with the wait for a thread and for memory), "
+            "queue, infer, postprocess.",
             ("model", "stage"),
             _SECONDS,
         )
         self._image_pixels = self._histogram(
-            "rtmdet_image_pixels", "Pixels of a picture.", ("model",), _PIXELS
+            "rtmdet_image_pixels", "Pixels of each picture that was answered.", ("model",), _PIXELS
         )
         self._detections = self._counter(
             "rtmdet_detections", "Objects that were found.", ("model", "class")
@@ -84,27 +87,32 @@ class Metrics:
             "rtmdet_score", "Scores of what was found.", ("model",), _SHARES
         )
         self._queue_depth = self._gauge(
-            "rtmdet_queue_depth", "Pictures that wait for the engine.", ("model",)
+            "rtmdet_queue_depth",
+            "Places taken in a model's queue, of pictures that are being decoded too.",
+            ("model",),
         )
         self._oldest_wait = self._gauge(
             "rtmdet_queue_oldest_wait_seconds",
-            "How long the picture has waited that waits longest.",
+            "How long the one has been in the queue that is there longest; 0 if it is empty.",
             ("model",),
         )
         self._queue_wait = self._histogram(
             "rtmdet_queue_wait_seconds",
-            "How long pictures waited for the engine.",
+            "How long decoded pictures waited for the engine.",
             ("model",),
             _SECONDS,
         )
         self._batch_size = self._histogram(
-            "rtmdet_batch_size", "Pictures in a batch.", ("model",), _SIZES
+            "rtmdet_batch_size", "Pictures in a batch; with OpenVINO always 1.", ("model",), _SIZES
         )
         self._batch_fill = self._histogram(
-            "rtmdet_batch_fill_ratio", "Pictures in a batch, of the most.", ("model",), _SHARES
+            "rtmdet_batch_fill_ratio",
+            "Pictures in a batch, as a share of the most that one may have.",
+            ("model",),
+            _SHARES,
         )
         self._batch_seconds = self._histogram(
-            "rtmdet_batch_duration_seconds", "What a batch took.", ("model",), _SECONDS
+            "rtmdet_batch_duration_seconds", "What a batch took the runtime.", ("model",), _SECONDS
         )
         self._left_waiting = self._histogram(
             "rtmdet_batch_queued_at_release",
@@ -113,18 +121,23 @@ class Metrics:
             (0, *_SIZES, 128, 256),
         )
         self._dispatches = self._counter(
-            "rtmdet_batch_dispatch", "Batches, by why they ran as they were.", ("model", "reason")
+            "rtmdet_batch_dispatch",
+            "Batches, by why they were no larger: full, idle, deadline, drain.",
+            ("model", "reason"),
         )
         self._shed = self._counter(
             "rtmdet_requests_shed",
-            "Requests that were refused or given up for lack of time or room.",
+            "Pictures that a queue refused (queue-full, late-on-arrival) or gave up (hopeless, "
+            "expired).",
             ("model", "reason"),
         )
         self._cancelled = self._counter(
             "rtmdet_requests_cancelled", "Requests whose client went away.", ("protocol",)
         )
         self._failures = self._counter(
-            "rtmdet_inference_failures", "Pictures on which the runtime failed.", ("model",)
+            "rtmdet_inference_failures",
+            "Pictures on which the runtime raised an error, or gave no numbers.",
+            ("model",),
         )
         self._backend_up = self._gauge(
             "rtmdet_backend_up",
@@ -133,7 +146,7 @@ class Metrics:
         )
         self._model_info = self._gauge(
             "rtmdet_model_info",
-            "1 for each model that is served.",
+            "1 for each model that is served, with what it is.",
             ("model", "version", "task", "variant", "runtime"),
         )
 
@@ -212,6 +225,10 @@ class Metrics:
     ) -> None:
         """A model was loaded."""
         self._model_info.labels(model, version, task, variant, runtime).set(1)
+        # There from the start: an alarm on an increase does not see a counter come into being.
+        self._failures.labels(model)
+        for reason in get_args(ShedReason):
+            self._shed.labels(model, reason)
         self.backend_is(model, up=True)
 
     def model_gone(self, model: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from docs.generate import TABLES, filled
 from model.config import VARIANTS
 from model.rtmdet import build_rtmdet
 from service.http_api.options import OptionFields
@@ -38,6 +39,9 @@ USERS_FILES = (
     "triton_repo/<name>/",
 )
 
+#: Media types and rates.
+NO_PATHS = ("application/", "image/", "multipart/", "50/")
+
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents__paths_that_they_name_exist(document: Path) -> None:
@@ -52,11 +56,37 @@ def test_documents__paths_that_they_name_exist(document: Path) -> None:
     own = {
         path
         for path in named | linked
-        if not path.startswith(("../", "tests/test_<", *USERS_FILES))
+        if not path.startswith(("../", "tests/test_<", *USERS_FILES, *NO_PATHS))
     }
     folders = (PROJECT, document.parent)
     missing = [path for path in own if not any((folder / path).exists() for folder in folders)]
     assert missing == []
+
+
+def test_documents__their_tables_are_those_that_the_code_gives() -> None:
+    """`make docs` writes them."""
+    pages = sorted((PROJECT / "docs").glob("*.md"))
+    assert [page.name for page in pages if filled(page.read_text()) != page.read_text()] == []
+    shown = {name for page in pages for name in TABLES if f"<!-- /{name} -->" in page.read_text()}
+    assert shown == set(TABLES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_documents__sections_that_they_link_to_exist(document: Path) -> None:
+    """As GitHub names them: in lower case, dashes for blanks, no punctuation."""
+    text = document.read_text()
+    links = re.findall(r"\]\((?!http)([^)#\s]*)#([^)\s]+)\)", text)
+    missing = [
+        f"{path}#{section}"
+        for path, section in links
+        if section not in _sections((document.parent / path) if path else document)
+    ]
+    assert missing == []
+
+
+def _sections(page: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def test_documents__are_short_enough_to_be_read() -> None:

@@ -18,6 +18,7 @@ import pytest
 from model.manifest import GRAPH_FILE
 from model.repository import ModelRepository
 from service.cgroups import CgroupLimits, read_cgroup_limits
+from service.commands.doctor import check_secret_files
 from service.diagnosis.accelerators import check_gpus, list_gpus
 from service.diagnosis.findings import Finding
 from service.diagnosis.machine_limits import (
@@ -39,6 +40,7 @@ from service.diagnosis.settings_in_force import (
 from service.diagnosis.versions import check_python, check_versions
 from service.runtime.base import Outputs
 from service.runtime.fake import FakeRuntime
+from service.settings import Settings
 from tests.conftest import PROJECT
 from tests.fake_serving import fake_serving
 from tests.repositories import write_model
@@ -356,6 +358,18 @@ def test_check_secret_file__that_others_may_read(tmp_path: Path, mode: int, leve
     path.chmod(mode)
     assert check_secret_file("RTMDET_KEYS_FILE", path).level == level
     assert check_secret_file("RTMDET_KEYS_FILE", tmp_path / "none").level == "problem"
+
+
+def test_doctor__looks_at_every_file_with_secrets(tmp_path: Path) -> None:
+    keys, tls_key = tmp_path / "keys.jsonl", tmp_path / "server.key"
+    for path in (keys, tls_key):
+        path.touch()
+        path.chmod(0o644)
+    found = check_secret_files(Settings(api_keys_file=keys, tls_key=tls_key))
+    assert [(each.name, each.level) for each in found] == [
+        ("RTMDET_API_KEYS_FILE", "warning"),
+        ("RTMDET_TLS_KEY", "warning"),
+    ]
 
 
 def test_check_gpus__by_nvidia_smi_or_by_the_driver(

@@ -37,7 +37,7 @@ from service.wiring import open_runtime
 EXIT_PROBLEM = 1
 
 #: Settings that name files with secrets.
-_SECRET_FILES = ("api_keys_file", "tls_key_file")
+_SECRET_FILES = ("api_keys_file", "tls_key")
 
 
 def doctor(
@@ -70,20 +70,20 @@ def doctor(
 
 def _machine(settings: Settings) -> list[Finding]:
     limits = read_cgroup_limits()
-    max_connections: int = getattr(settings, "max_connections", settings.max_queue)
     uses_shared_memory = installed_version("tritonclient") is not None
     return [
         *check_processor(read_processor(), num_allowed_cores(), limits, settings.inference_threads),
         check_memory(machine_memory_bytes(), limits, settings.max_buffered_bytes),
-        check_open_files(open_files_limit(), max_connections),
+        check_open_files(open_files_limit(), settings.max_connections),
         check_shared_memory(is_needed=uses_shared_memory),
         check_disk(settings.model_repository),
-        *_secret_files(settings),
+        *check_secret_files(settings),
     ]
 
 
-def _secret_files(settings: Settings) -> list[Finding]:
-    named = {name: getattr(settings, name, None) for name in _SECRET_FILES}
+def check_secret_files(settings: Settings) -> list[Finding]:
+    """Whether others may read the files with secrets that the settings name."""
+    named = {name: getattr(settings, name) for name in _SECRET_FILES}
     return [
         check_secret_file(f"RTMDET_{name.upper()}", path)
         for name, path in named.items()
