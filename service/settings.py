@@ -66,8 +66,7 @@ class Settings(BaseSettings):
     body_timeout_ms: int = Field(
         30_000,
         ge=1,
-        description="How long the body of a request may take; every 128 KiB that have come add a "
-        "second.",
+        description="How long a body may be silent, or come more slowly than 128 KiB a second.",
     )
     write_timeout_ms: int = Field(
         30_000,
@@ -147,7 +146,8 @@ class Settings(BaseSettings):
     max_buffered_bytes: int = Field(
         512 * 1024 * 1024,
         ge=1,
-        description="Bytes of request bodies that may be in memory at once, all clients together.",
+        description="Bytes of request bodies that may be in memory at once, all clients together; "
+        "one client may have half of them.",
     )
 
     max_working_bytes: int = Field(

@@ -142,6 +142,7 @@ def test_submit__what_cannot_be_in_time_is_refused_on_arrival() -> None:
         latency = EngineLatency(LatencyModel({1: 20.0}))
         batcher = Batcher(runtime, max_waiting=10, latency=latency, clock=lambda: 0.0)
         batcher.start()
+        # Refused by an idle engine: what is known of it is doubted, and 19.4 s from now on.
         with pytest.raises(DeadlineExceeded, match="takes 20000 ms, and 10000 ms were left"):
             await batcher.submit(picture(0), priority="normal", deadline_s=10.0)
         running = asyncio.ensure_future(
@@ -152,9 +153,9 @@ def test_submit__what_cannot_be_in_time_is_refused_on_arrival() -> None:
             batcher.submit(picture(2), priority="normal", deadline_s=60.0)
         )
         await asyncio.sleep(0)
-        with pytest.raises(Overloaded, match="after 60000 ms, and 55000 ms were left") as caught:
+        with pytest.raises(Overloaded, match="after 58200 ms, and 55000 ms were left") as caught:
             await batcher.submit(picture(3), priority="low", deadline_s=55.0)
-        assert caught.value.retry_after_s == 5.0
+        assert caught.value.retry_after_s == pytest.approx(3.2)
         gate.open.set()
         assert [token_of(row) for row in await asyncio.gather(running, waiting)] == [1, 2]
         await batcher.stop()
