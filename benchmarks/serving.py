@@ -4,8 +4,8 @@
 
 Two bounds, measured in the same run, in turns with the server: the bare engine, given ready arrays
 and asked for nothing but outputs; and the cores divided by the core time that decoding, inference
-and post-processing of one picture take together, each measured with all cores at it. The clients
-share the cores with the server; what they take counts against it.
+and post-processing of one picture take together, each measured with all cores at it (inference is
+the bare engine). The clients share the cores with the server; what they take counts against it.
 
 Then one client alone: its median latency beside that of decoding, inferring and post-processing
 one picture in this process, and where the time goes.
@@ -89,7 +89,7 @@ def measure(name: str, repository: Path, jpeg: bytes, options: argparse.Namespac
     with running_server(repository, RTMDET_RUNTIME="openvino") as port:
         for _ in range(options.rounds):
             engine = bare_engine_rate(model, options.seconds)
-            bound = work.rate(options.seconds)
+            bound = work.rate(engine, options.seconds)
             asked = asyncio.run(closed_loop(port, jpeg, options.clients, options.seconds))
             server = len(asked) / options.seconds
             turns.append((engine, bound, server))
@@ -161,15 +161,17 @@ class Work:
         self._row = self._infer()
         self._core_ms: dict[str, list[float]] = {}
 
-    def rate(self, seconds: float) -> float:
-        """Images per second if all cores did nothing else."""
-        parts = {"decode": self._decode, "infer": self._infer, "postprocess": self._finish}
-        core_s = 0.0
-        for name, part in parts.items():
-            spent_s = NUM_CORES / _rate(part, seconds / len(parts))
+    def rate(self, engine_rate: float, seconds: float) -> float:
+        """Images per second if all cores did nothing but this; `engine_rate` is inference alone."""
+        rates = {
+            "decode": _rate(self._decode, seconds / 2),
+            "infer": engine_rate,
+            "postprocess": _rate(self._finish, seconds / 2),
+        }
+        core_s = {name: NUM_CORES / rate for name, rate in rates.items()}
+        for name, spent_s in core_s.items():
             self._core_ms.setdefault(name, []).append(1000 * spent_s)
-            core_s += spent_s
-        return NUM_CORES / core_s
+        return NUM_CORES / sum(core_s.values())
 
     def account(self) -> str:
         """What each part took, medians."""

@@ -161,7 +161,11 @@ def _num_places(settings: Settings, choice: RuntimeChoice) -> int:
         # A GPU computes one batch while another is copied; on a processor torch has all threads.
         return 2 if choice.on_gpu else 1
     cores = settings.inference_threads or num_usable_cores()
-    return max(cores, _fake_plan(settings).concurrency) if choice.name == "fake" else cores
+    if choice.name == "fake":
+        return max(cores, _fake_plan(settings).concurrency)
+    from service.runtime.openvino_session import CALLS_AHEAD
+
+    return cores + CALLS_AHEAD
 
 
 def _fake_plan(settings: Settings) -> FakePlan:

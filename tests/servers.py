@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 @contextmanager
 def running_server(app: FastAPI) -> Iterator[httpx.Client]:
-    """A client of `app` on plain uvicorn; `tests/serving_process.py` has the server of production."""
+    """A client of `app` on plain uvicorn; `tests/serving_process.py` runs the real server."""
     started = threading.Event()
 
     class Server(uvicorn.Server):
