@@ -127,7 +127,8 @@ class Answer:
 
 
 async def closed_loop(port: int, jpeg: bytes, num_clients: int, seconds: float) -> list[Answer]:
-    """Clients that each send the next request when they have the answer.
+    """Clients that each send the next request when they have the answer, until so many seconds are
+    over; what is answered later does not count.
 
     Raises RuntimeError where the server gives anything but answers.
     """
@@ -146,6 +147,8 @@ async def closed_loop(port: int, jpeg: bytes, num_clients: int, seconds: float) 
             body = await reader.readexactly(length)
             if status != 200:
                 raise RuntimeError(f"the server answered {status}: {body[:200]!r}")
+            if time.perf_counter() > end:
+                break
             answers.append(Answer(status, time.perf_counter() - began, timing))
         writer.close()
 

@@ -4,8 +4,8 @@
 
 Two bounds, measured in the same run, in turns with the server: the bare engine, given ready arrays
 and asked for nothing but outputs; and the cores divided by the core time that decoding, inference
-and post-processing of one picture take together, each measured with all cores at it (inference is
-the bare engine). The clients share the cores with the server; what they take counts against it.
+and post-processing of one picture take together (inference by the bare engine). The clients share
+the cores with the server; what they take counts against it.
 
 Then one client alone: its median latency beside that of decoding, inferring and post-processing
 one picture in this process, and where the time goes.
@@ -18,9 +18,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import cv2
 import numpy as np
@@ -42,6 +42,7 @@ from service.http_api.schemas import detection_json
 from service.model_options import postprocess_settings
 from service.runtime.openvino_session import OpenVINOSession
 from service.scheduler.requests import InferenceRow
+from service.settings import Precision
 from service.stages import candidates_of, named
 
 MODELS = (
@@ -82,11 +83,12 @@ def measure(name: str, repository: Path, jpeg: bytes, options: argparse.Namespac
     model = ModelRepository(repository).open(name)
     print(f"\n{name} at {model.manifest.input_size[1]}x{model.manifest.input_size[0]}")
     print(f"{'engine/s':>10} {'bound/s':>10} {'server/s':>10} {'of engine':>10} {'of bound':>10}")
-    work = Work(model, jpeg)
+    precision = engine_precision(model)
+    work = Work(model, jpeg, precision)
     turns: list[tuple[float, float, float]] = []
     overheads: list[float] = []
     alone: list[Answer] = []
-    with running_server(repository, RTMDET_RUNTIME="openvino") as port:
+    with running_server(repository, RTMDET_RUNTIME="openvino", RTMDET_PRECISION=precision) as port:
         for _ in range(options.rounds):
             engine = bare_engine_rate(model, options.seconds)
             bound = work.rate(engine, options.seconds)
@@ -123,13 +125,27 @@ def where_the_time_goes(answers: list[Answer]) -> str:
     return f"of {total_ms:.2f} ms: {listed}"
 
 
-def bare_engine_rate(model: RepositoryModel, seconds: float) -> float:
-    """Images per second of the engine alone, set for throughput."""
+def _compiled(model: RepositoryModel) -> ov.CompiledModel:
+    """As OpenVINO does it by itself, set for throughput."""
     core = ov.Core()
     graph = core.read_model(model.graph_path)
     height, width = model.manifest.input_size
     graph.reshape({graph.input(0): [1, height, width, 3]})
-    compiled = core.compile_model(graph, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+    return core.compile_model(graph, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+
+
+def engine_precision(model: RepositoryModel) -> str:
+    """The arithmetic that OpenVINO takes by itself: the same for all that is compared.
+
+    A network of random weights may be one that our server would not compute so.
+    """
+    return _compiled(model).get_property("INFERENCE_PRECISION_HINT").get_type_name()
+
+
+def bare_engine_rate(model: RepositoryModel, seconds: float) -> float:
+    """Images per second of the engine alone."""
+    compiled = _compiled(model)
+    height, width = model.manifest.input_size
     image = np.random.default_rng(0).integers(0, 256, (1, height, width, 3), np.uint8)
     requests = ov.AsyncInferQueue(compiled)
 
@@ -151,11 +167,14 @@ class Work:
 
     model: RepositoryModel
     jpeg: bytes
+    precision: str
 
     def __post_init__(self) -> None:
         self._settings = postprocess_settings(self.model, DetectOptions())
         self._session = OpenVINOSession(
-            self.model.graph_path, input_size=self.model.manifest.input_size
+            self.model.graph_path,
+            input_size=self.model.manifest.input_size,
+            precision=cast(Precision, self.precision),
         )
         self._pixels, self._geometry = self._decode()
         self._row = self._infer()
@@ -163,12 +182,11 @@ class Work:
 
     def rate(self, engine_rate: float, seconds: float) -> float:
         """Images per second if all cores did nothing but this; `engine_rate` is inference alone."""
-        rates = {
-            "decode": _rate(self._decode, seconds / 2),
-            "infer": engine_rate,
-            "postprocess": _rate(self._finish, seconds / 2),
+        core_s = {
+            "decode": _core_s(self._decode, seconds / 2),
+            "infer": NUM_CORES / engine_rate,
+            "postprocess": _core_s(self._finish, seconds / 2),
         }
-        core_s = {name: NUM_CORES / rate for name, rate in rates.items()}
         for name, spent_s in core_s.items():
             self._core_ms.setdefault(name, []).append(1000 * spent_s)
         return NUM_CORES / sum(core_s.values())
@@ -212,21 +230,13 @@ class Work:
         return detection_json(result, "req_0", "rle")
 
 
-def _rate(work: Callable[[], object], seconds: float) -> float:
-    """Calls per second, all cores at it."""
-    end = time.perf_counter() + seconds
-
-    def count(_: int) -> int:
-        calls = 0
-        while time.perf_counter() < end:
-            work()
-            calls += 1
-        return calls
-
-    began = time.perf_counter()
-    with ThreadPoolExecutor(NUM_CORES) as threads:
-        calls = sum(threads.map(count, range(NUM_CORES)))
-    return calls / (time.perf_counter() - began)
+def _core_s(work: Callable[[], object], seconds: float) -> float:
+    """Core time of a call, one after the other on one thread."""
+    end, began_s, calls = time.perf_counter() + seconds, time.thread_time(), 0
+    while time.perf_counter() < end:
+        work()
+        calls += 1
+    return (time.thread_time() - began_s) / calls
 
 
 if __name__ == "__main__":

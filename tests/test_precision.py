@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from model.manifest import Evaluation
 from model.repository import ModelRepository, RepositoryModel
-from service.runtime.openvino_session import OpenVINOSession
+from service.runtime.openvino_session import CALLS_AHEAD, OpenVINOSession
 from service.runtime.precision import trial_picture, verdict_by_picture, verdict_on_record
 from tests.conftest import PROJECT
 
@@ -261,5 +261,6 @@ def test_session__on_a_share_of_a_machine_takes_its_share_and_is_not_tied_to_cor
         model.graph_path, input_size=model.manifest.input_size, precision="f32"
     )
 
-    assert opened.concurrency == 1
+    assert opened._together.get_property("INFERENCE_NUM_THREADS") == 1
+    assert opened.concurrency == 1 + CALLS_AHEAD
     assert not opened._together.get_property("ENABLE_CPU_PINNING")
