@@ -10,7 +10,7 @@ from service.runtime.base import Runtime
 from service.scheduler.latency import EngineLatency, LatencyModel
 
 #: Calls of each size: the first one may allocate, and is not counted.
-_NUM_CALLS = 3
+_NUM_CALLS = 2
 
 
 def warm_up(
