@@ -63,7 +63,7 @@ def choose_tracing(settings: Settings) -> Tracing:
         from service.tracing.otlp import UnusableTracing, open_tracing
     except ModuleNotFoundError as error:
         raise SettingsError(
-            "RTMDET_TRACING=otlp needs the otel extra: pip install 'rtmdet-serving[otel]' "
+            "RTMDET_TRACING=otlp needs the otel extra: pip install '.[otel]' "
             f"({error.name} is missing)"
         ) from error
     try:

@@ -596,4 +596,4 @@ def test_import__says_how_to_install_what_is_missing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=PROJECT, capture_output=True, text=True, check=False
     )
-    assert "pip install 'rtmdet-serving[client]'" in done.stderr.splitlines()[-1]
+    assert "pip install '.[client]'" in done.stderr.splitlines()[-1]

@@ -80,3 +80,10 @@ def test_others__are_all_that_the_product_reads() -> None:
     found.pop("RTMDET_MAX_QUEU", None)
     settings = {f"RTMDET_{name.upper()}" for name in Settings.model_fields}
     assert {name: found[name] for name in found.keys() - settings - OTHERS.keys()} == {}
+
+
+def test_load_settings__an_empty_variable_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As deployments write those that they leave out: a path would be the current folder."""
+    for name in Settings.model_fields:
+        monkeypatch.setenv(f"RTMDET_{name.upper()}", "")
+    assert load_settings() == Settings()

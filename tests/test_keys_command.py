@@ -259,3 +259,31 @@ def test_serve__without_keys_answers_to_this_machine_alone(tmp_path: Path) -> No
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "folder"])
+def test_create__in_what_is_no_regular_file(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "keys.jsonl"
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/full")
+    else:
+        path.mkdir()
+    for command in (["create", "a", "--scopes", "detect"], ["list"], ["revoke", "a"]):
+        result = run(*command, "--file", path)
+        assert result.exit_code == 2
+        assert "no regular file" in result.stderr
+    assert [each.name for each in tmp_path.iterdir()] == ["keys.jsonl"]
+    assert not path.is_file()
+
+
+def test_create__a_key_that_could_not_be_shown_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "keys.jsonl"
+    command = [sys.executable, "-m", "rtmdet", "keys", "create", "a", "--scopes", "detect"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*command, "--file", str(path)], stdout=full, cwd=PROJECT, check=False
+        )
+    assert done.returncode != 0
+    assert run("list", "--file", path, "--json").stdout.strip().startswith('{\n  "keys": []')

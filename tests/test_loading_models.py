@@ -216,6 +216,14 @@ def test_load__versions_that_are_none(served: Served) -> None:
         assert response.status_code == 422
 
 
+@pytest.mark.parametrize("path", ["load", "unload"])
+def test_load__a_misspelt_option_does_nothing_else(served: Served, path: str) -> None:
+    response = served.client.post(f"/models/boxes/{path}", params={"versoin": "1"})
+    assert (response.status_code, response.json()["code"]) == (422, "invalid-option")
+    assert "versoin" in response.json()["detail"]
+    assert served.opening.closed == {}
+
+
 def test_unload__takes_it_out_of_service_and_releases_it(served: Served) -> None:
     assert served.client.post("/models/other/load").status_code == 200
     response = served.client.post("/models/boxes/unload")

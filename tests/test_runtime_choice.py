@@ -40,14 +40,14 @@ def machine(
         (
             machine(gpu="NVIDIA H200", torch=False),
             "openvino",
-            ["NVIDIA H200 is there, but torch", "not installed", "rtmdet-serving[torch]"],
+            ["NVIDIA H200 is there, but torch", "not installed", ".[torch]"],
         ),
         (
             machine(gpu="NVIDIA H200", problem="torch 2.13.0+cpu is built without CUDA"),
             "openvino",
             ["NVIDIA H200 is there, but torch 2.13.0+cpu is built without CUDA"],
         ),
-        (machine(openvino=False), "torch", ["no NVIDIA GPU", "rtmdet-serving[serve]"]),
+        (machine(openvino=False), "torch", ["no NVIDIA GPU", ".[serve]"]),
     ],
 )
 def test_choose__takes_the_best_and_says_why(found: Machine, name: str, says: list[str]):
@@ -83,9 +83,9 @@ def test_choose__torch_as_set_says_where_it_runs(found: Machine, says: str):
 @pytest.mark.parametrize(
     ("wanted", "found", "install"),
     [
-        ("openvino", machine(openvino=False), "pip install 'rtmdet-serving[serve]'"),
-        ("torch", machine(torch=False), "pip install 'rtmdet-serving[torch]'"),
-        ("auto", machine(openvino=False, torch=False), "pip install 'rtmdet-serving[serve]'"),
+        ("openvino", machine(openvino=False), "pip install '.[serve]'"),
+        ("torch", machine(torch=False), "pip install '.[torch]'"),
+        ("auto", machine(openvino=False, torch=False), "pip install '.[serve]'"),
     ],
 )
 def test_choose__what_is_not_installed_is_said_with_how_to_get_it(wanted, found, install):
@@ -188,7 +188,7 @@ def test_serve__runtime_that_is_not_installed_is_one_clear_line():
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("rtmdet: RTMDET_RUNTIME=openvino: ")
-    assert "pip install 'rtmdet-serving[serve]'" in line
+    assert "pip install '.[serve]'" in line
 
 
 def test_models__tell_why_their_runtime_was_chosen(tmp_path: Path):

@@ -23,6 +23,9 @@ from service.access.keys import ApiKey
 logger = logging.getLogger(__name__)
 
 #: Its owner alone: who can write the file can make keys, who can read it learns names.
+#: Thousands of keys take less.
+_MAX_BYTES = 16 * 1024 * 1024
+
 _MODE = 0o600
 _OPEN_TO_OTHERS = stat.S_IWGRP | stat.S_IROTH | stat.S_IWOTH
 
@@ -50,10 +53,11 @@ def read_keys(path: Path) -> tuple[tuple[ApiKey, ...], FileVersion]:
 
     Warns where others than the owner can read the file, or change it.
     """
+    _require_regular(path)
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
-            content = file.read()
+            content = file.read(_MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise KeysFileError(
             f"there is no file of API keys {path}; "
@@ -63,6 +67,8 @@ def read_keys(path: Path) -> tuple[tuple[ApiKey, ...], FileVersion]:
         raise KeysFileError(
             f"the file of API keys {path} cannot be read: {error.strerror}"
         ) from error
+    if len(content) > _MAX_BYTES:
+        raise KeysFileError(f"{path} has more than {_MAX_BYTES} bytes and is no file of API keys")
     if stat.S_IMODE(status.st_mode) & _OPEN_TO_OTHERS:
         logger.warning("others can read or change the file of API keys; chmod 600 %s", path)
     return _parse(content, path), version_of(status)
@@ -89,12 +95,23 @@ def changing(path: Path) -> Generator[None]:
     path = path.resolve()
     if not path.parent.is_dir():
         raise KeysFileError(f"there is no folder {path.parent} for the file of API keys")
+    _require_regular(path)
     lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT, _MODE)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
     finally:
         os.close(lock)
+
+
+def _require_regular(path: Path) -> None:
+    """Refuse a device, a pipe or a folder: it would be read without end, or replaced."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise KeysFileError(f"{path} is no regular file; name another for the API keys")
 
 
 def _parse(content: bytes, path: Path) -> tuple[ApiKey, ...]:

@@ -6,14 +6,14 @@
         for found in client.detect("street.jpg", classes=["person"]).detections:
             print(found.label, found.score, found.box)
 
-It needs nothing of the server: `pip install 'rtmdet-serving[client]'`.
+It needs nothing of the server: `pip install '.[client]'`.
 """
 
 try:
     import httpx as _  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError(
-        "the client needs httpx; pip install 'rtmdet-serving[client]'", name="httpx"
+        "the client needs httpx; pip install '.[client]'", name="httpx"
     ) from error
 
 from service.client.async_client import AsyncClient

@@ -2,6 +2,7 @@
 
 import json as json_format
 import re
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +49,12 @@ def create(
                 f"there is a key named '{name}' in {file}; revoke it first, or choose another name"
             )
         write_keys(file, [*known, key])
-    typer.echo(secret)
+        try:
+            _show(secret)
+        except BaseException:
+            # A key that nobody has seen is of no use, and would keep its name.
+            write_keys(file, known)
+            raise
     typer.echo(f"key '{name}' for {', '.join(key.scopes)}, {_validity(key)}, in {file}", err=True)
 
 
@@ -81,6 +87,14 @@ def revoke(name: Name, file: File) -> None:
             raise ValueError(f"there is no key named '{name}' in {file}; see `rtmdet keys list`")
         write_keys(file, kept)
     typer.echo(f"key '{name}' is revoked", err=True)
+
+
+def _show(secret: str) -> None:
+    """Print it where it is sure to arrive. Raises OSError."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - it may be closed
+        raise OSError("there is no standard output to print the key to")
+    typer.echo(secret)
+    sys.stdout.flush()
 
 
 def _parse_scopes(text: str) -> tuple[Scope, ...]:

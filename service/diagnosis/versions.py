@@ -68,7 +68,7 @@ def check_python(version: tuple[int, int]) -> Finding:
 def _check_needed(name: str, names: tuple[str, ...], installed: Installed) -> Finding:
     version = _first_version(names, installed)
     if version is None:
-        advice = "install it: pip install 'rtmdet-serving[serve]'"
+        advice = "install it: pip install '.[serve]'"
         return Finding(_AREA, name, "problem", "not installed", advice, {"version": None})
     return Finding(_AREA, name, "ok", version, data={"version": version})
 

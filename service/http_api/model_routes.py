@@ -31,6 +31,7 @@ async def load(request: Request, name: str) -> Response:
     Waits until it is warm and serves. `version` names another version than the newest. If it cannot
     be loaded, what was served before still is.
     """
+    _refuse_unknown(request, "version")
     registry = detector_of(request).registry
     status = await registry.load(name, _version(request.query_params.get("version")))
     return Response(to_json(_model(status, registry.default_name)), media_type=JSON)
@@ -39,9 +40,19 @@ async def load(request: Request, name: str) -> Response:
 @router.post("/models/{name}/unload", **openapi.UNLOAD)
 async def unload(request: Request, name: str) -> Response:
     """Take a model out of service, after it has answered what it accepted."""
+    _refuse_unknown(request)
     registry = detector_of(request).registry
     status = await registry.unload(name)
     return Response(to_json(_model(status, registry.default_name)), media_type=JSON)
+
+
+def _refuse_unknown(request: Request, *known: str) -> None:
+    """A misspelt name must not do something else than what was meant."""
+    for name in request.query_params:
+        if name not in known:
+            options = f"there is {', '.join(known)}" if known else "there are none"
+            detail = f"unknown option '{name[:64]}'; {options}"
+            raise InvalidOption(detail, errors=[FieldError("/query", detail)])
 
 
 def _version(text: str | None) -> int | None:

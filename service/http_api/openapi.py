@@ -193,7 +193,7 @@ LOAD: dict[str, Any] = {
         200: _answer("The model, as it is served now.", ModelStateSchema),
         404: _problem("No model of that name in the repository."),
         409: _problem("The model cannot be loaded; what was served before still is."),
-        422: _problem("`version` is no number."),
+        422: _problem("`version` is no number, or an option that there is not."),
         503: _problem("The server is shutting down."),
     },
     "openapi_extra": {
@@ -212,6 +212,7 @@ UNLOAD: dict[str, Any] = {
     "responses": {
         200: _answer("The model, which is not served any more.", ModelStateSchema),
         404: _problem("No model of that name is loaded."),
+        422: _problem("An option that there is not."),
         503: _problem("The server is shutting down."),
     },
 }

@@ -19,8 +19,8 @@ _WINDOWS_CUDA = "usr/lib/wsl/lib/libcuda.so.1"
 TORCH_MODULES = ("torch", "onnx")
 
 _HOW_TO_GET = {
-    "openvino": "pip install 'rtmdet-serving[serve]'",
-    "torch": "pip install 'rtmdet-serving[torch]'",
+    "openvino": "pip install '.[serve]'",
+    "torch": "pip install '.[torch]'",
 }
 
 
