@@ -1,6 +1,8 @@
 """Which arithmetic a model runs in: by evaluations on record, or by a trial."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cache
@@ -264,3 +266,21 @@ def test_session__on_a_share_of_a_machine_takes_its_share_and_is_not_tied_to_cor
     assert opened._together.get_property("INFERENCE_NUM_THREADS") == 1
     assert opened.concurrency == 1 + CALLS_AHEAD
     assert not opened._together.get_property("ENABLE_CPU_PINNING")
+
+
+def test_close__of_the_last_session_leaves_a_process_that_bears_signals():
+    """OpenVINO unloaded its plugin then, and the next signal was a segmentation fault."""
+    model = stored(MODELS[0])
+    code = (
+        "import signal, sys\n"
+        "from pathlib import Path\n"
+        "from service.runtime.openvino_session import OpenVINOSession\n"
+        f"session = OpenVINOSession(Path({str(model.graph_path)!r}),"
+        f" input_size={model.manifest.input_size!r}, precision='f32')\n"
+        "session.close()\n"
+        "del session\n"
+        "signal.signal(signal.SIGTERM, lambda *_: print('heard'))\n"
+        "signal.raise_signal(signal.SIGTERM)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr

@@ -14,6 +14,7 @@ import queue
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,14 @@ _Options = Mapping[str, object]
 #: Calls beyond those that run, so that a stream which ends one finds the next and does not wait for
 #: the event loop to hear of it: that took 6 % of the time of small models.
 CALLS_AHEAD = 1
+
+
+@cache
+def _core() -> ov.Core:
+    """One for the process, for ever: with the last one OpenVINO unloads its plugin, and a signal
+    that comes after that ends the process by a fault (seen with 2026.4).
+    """
+    return ov.Core()
 
 
 class OpenVINOSession:
@@ -70,7 +79,7 @@ class OpenVINOSession:
         outputs. `reason` says why this runtime was chosen. Raises RuntimeError where OpenVINO
         cannot read or compile the graph.
         """
-        core = ov.Core()
+        core = _core()
         graph = core.read_model(graph_path)
         _require_input_size(graph, input_size)
         graph.reshape({graph.input(0): [1, *input_size, 3]})
