@@ -224,7 +224,7 @@ def test_registry__names_of_strangers_take_no_memory(tmp_path: Path) -> None:
     assert asyncio.run(growth()) < 100_000
 
 
-def test_openvino__closed_it_holds_no_threads_while_something_still_refers_to_it() -> None:
+def test_openvino__closed_its_threads_are_used_again_while_something_still_refers_to_it() -> None:
     """As a model does that was unloaded, until circles of references are collected."""
 
     def num_threads() -> int:

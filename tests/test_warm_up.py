@@ -3,7 +3,7 @@ import pytest
 
 from service.runtime.base import Outputs
 from service.runtime.fake import FakeRuntime
-from service.scheduler.warm_up import batch_sizes, warm_up
+from service.scheduler.warm_up import warm_up
 
 
 class Timed(FakeRuntime):
@@ -17,13 +17,6 @@ class Timed(FakeRuntime):
         is_first = len(images) not in self.batch_sizes
         self.now_s += 100.0 if is_first else 1.0 + 0.5 * len(images)
         return super().infer(images)
-
-
-@pytest.mark.parametrize(
-    ("most", "expected"), [(1, [1]), (2, [1, 2]), (6, [1, 2, 4, 6]), (8, [1, 2, 4, 8])]
-)
-def test_batch_sizes__double_up_to_the_largest(most: int, expected: list[int]) -> None:
-    assert batch_sizes(most) == expected
 
 
 def test_warm_up__runs_every_size_and_knows_what_it_takes() -> None:

@@ -163,7 +163,7 @@ class OpenVINOSession:
                 self._num_running -= 1
 
     def close(self) -> None:
-        """Release compiled graphs and their threads now.
+        """Release compiled graphs now; their threads stay with the plugin, for the next.
 
         OpenVINO does so with its objects, and this one may live on for long: a served model and its
         queue refer to each other, and such circles are collected when there are many of them.

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from service.runtime.base import Runtime
+from service.runtime.batch_buckets import batch_buckets
 from service.scheduler.latency import EngineLatency, LatencyModel
 
 #: Calls of each size: the first one may allocate, and is not counted.
@@ -27,7 +28,7 @@ def warm_up(
     alone: dict[int, float] = {}
     beside: dict[int, float] = {}
     with ThreadPoolExecutor(runtime.concurrency) as threads:
-        for size in batch_sizes(runtime.max_batch_size):
+        for size in batch_buckets(runtime.max_batch_size):
             blank = np.zeros((size, *input_size, 3), np.uint8)
 
             def infer_s(images: np.ndarray = blank) -> float:
@@ -41,9 +42,3 @@ def warm_up(
                 seconds = sorted(call.result() for call in calls)
                 beside[size] = seconds[len(seconds) // 2]
     return EngineLatency(LatencyModel(alone), LatencyModel(beside))
-
-
-def batch_sizes(max_batch_size: int) -> list[int]:
-    """1, 2, 4, ... and the largest: between two of them a line is near enough."""
-    doubled = [2**power for power in range(max_batch_size.bit_length())]
-    return sorted({*doubled, max_batch_size})
