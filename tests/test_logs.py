@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 
 import service.stages
+from service.access.clients import Caller
 from service.codecs.images import DecodedImage, ImageLimits, decode
 from service.detection import DetectionResult, DetectOptions
-from service.http_api.access_log import AccessLog
+from service.http_api.access_log import log_answered
+from service.http_api.request_record import RequestRecord
 from service.logs import JsonFormatter, TextFormatter, chosen_formatter, configure_logs
 from service.request_context import SpanIds, request_id, span_ids
 from service.runtime.fake import FakeRuntime
@@ -223,16 +225,9 @@ def test_access_log__may_be_off(tmp_path: Path) -> None:
 
 
 def test_access_log__names_whose_key_was_sent() -> None:
-    async def app(scope, receive, send) -> None:
-        scope["state"]["client_name"] = "shop"
-        await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    async def ignore(_: object) -> None: ...
-
-    scope = {"type": "http", "method": "GET", "path": "/models", "state": {}, "client": None}
+    record = RequestRecord("GET", "/models", "", "mine", caller=Caller("shop", ""))
     with logged() as lines:
-        asyncio.run(AccessLog(app)(scope, asyncio.Queue().get, ignore))
+        log_answered(record)
     (line,) = lines.all()
     assert line["key"] == "shop"
     assert "client" not in line

@@ -4,7 +4,7 @@ from fastapi import Request
 
 from service.detector import Detector
 from service.http_api.access import caller_of
-from service.http_api.uploads import UploadBudget
+from service.http_api.upload_budget import UploadBudget
 
 
 def detector_of(request: Request) -> Detector:

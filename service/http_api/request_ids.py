@@ -3,41 +3,21 @@
 import random
 import re
 import time
-
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-
-from service.request_context import request_id
+from collections.abc import Iterable
 
 HEADER = "X-Request-ID"
+
+_NAME = HEADER.lower().encode()
 
 _USABLE = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 
-class RequestIds:
-    """ASGI middleware that sets `request_id` and the answer's header."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection event."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        sent = dict(scope["headers"]).get(HEADER.lower().encode(), b"").decode("latin-1")
-        identity = sent if _USABLE.fullmatch(sent) else new_request_id()
-        token = request_id.set(identity)
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[HEADER] = identity
-            await send(message)
-
-        try:
-            await self._app(scope, receive, send_with_id)
-        finally:
-            request_id.reset(token)
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The id of a request with these headers, their names in lower case."""
+    for name, value in headers:
+        if name == _NAME and _USABLE.fullmatch(sent := value.decode("latin-1")):
+            return sent
+    return new_request_id()
 
 
 def new_request_id() -> str:

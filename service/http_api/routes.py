@@ -20,15 +20,11 @@ from service.http_api.asked import client_of, detector_of, max_batch_bytes
 from service.http_api.negotiation import JPEG, JSON, choose_media_type
 from service.http_api.options import parse_options
 from service.http_api.problems import problem_body
+from service.http_api.request_bodies import BodyLimit, read_body
+from service.http_api.request_record import record_of
 from service.http_api.schemas import detection_json
-from service.http_api.uploads import (
-    BodyLimit,
-    TakeBytes,
-    UploadBudget,
-    is_raw,
-    parse_upload,
-    read_body,
-)
+from service.http_api.upload_budget import TakeBytes, UploadBudget
+from service.http_api.uploads import is_raw, parse_upload
 from service.model_options import postprocess_settings
 from service.request_context import request_id
 from service.stages import Picture
@@ -122,7 +118,7 @@ async def _read(
     else:
         upload = await asyncio.to_thread(parse_upload, content_type, body, max_images)
     options = parse_options([*request.query_params.multi_items(), *upload.options])
-    request.state.model = detector.registry.resolve(options.model).source.name
+    record_of(request).model = detector.registry.resolve(options.model).source.name
     return upload.images, options
 
 
