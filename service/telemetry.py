@@ -4,10 +4,14 @@ Names and labels are frozen by a test: dashboards and alarms hang on them. Value
 bytes and pixels. A label has few values: routes are templates, models are those that are served.
 """
 
-from collections.abc import Sequence
+import threading
+from collections import Counter as TallyOf
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -17,6 +21,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from service.detection import DetectionResult, Timings
 
@@ -83,9 +89,9 @@ class Metrics:
         self._detections = self._counter(
             "rtmdet_detections", "Objects that were found.", ("model", "class")
         )
-        self._score = self._histogram(
-            "rtmdet_score", "Scores of what was found.", ("model",), _SHARES
-        )
+        self._scores = _Scores("rtmdet_score", "Scores of what was found.", _SHARES)
+        self.registry.register(self._scores)
+        self.described.append(self._scores.described)
         self._queue_depth = self._gauge(
             "rtmdet_queue_depth",
             "Places taken in a model's queue, of pictures that are being decoded too.",
@@ -178,9 +184,10 @@ class Metrics:
         for stage, seconds in _stages(timings):
             self._stage_seconds.labels(model, stage).observe(seconds)
         self._image_pixels.labels(model).observe(result.width * result.height)
-        for found in result.detections:
-            self._detections.labels(model, found.label).inc()
-            self._score.labels(model).observe(found.score)
+        # There may be hundreds in a picture: one by one they took longer than finding them.
+        for label, number in TallyOf(found.label for found in result.detections).items():
+            self._detections.labels(model, label).inc(number)
+        self._scores.observe(model, [found.score for found in result.detections])
 
     # -- batches
 
@@ -253,6 +260,43 @@ class Metrics:
     ) -> Histogram:
         self.described.append(Described(name, "histogram", labels, text))
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+class _Scores(Collector):
+    """A histogram by model whose values come many at a time."""
+
+    def __init__(self, name: str, text: str, bounds: Sequence[float]) -> None:
+        self.described = Described(name, "histogram", ("model",), text)
+        self._bounds = np.array(bounds)
+        self._lock = threading.Lock()
+        self._counts: dict[str, NDArray[np.int64]] = {}
+        self._sums: dict[str, float] = {}
+
+    def observe(self, model: str, values: Sequence[float]) -> None:
+        """Count values of a model."""
+        places = self._bounds.searchsorted(values)
+        counts = np.bincount(places, minlength=len(self._bounds) + 1)
+        with self._lock:
+            self._counts[model] = self._counts.get(model, 0) + counts
+            self._sums[model] = self._sums.get(model, 0.0) + sum(values)
+
+    def describe(self) -> Iterator[Metric]:
+        """Its name, for the registry."""
+        yield self._family()
+
+    def collect(self) -> Iterator[Metric]:
+        """What was counted; Prometheus wants of each bound how many are not above it."""
+        family = self._family()
+        names = [*map(str, self._bounds.tolist()), "+Inf"]
+        with self._lock:
+            for model, counts in self._counts.items():
+                buckets = list(zip(names, counts.cumsum().tolist(), strict=True))
+                family.add_metric([model], buckets, self._sums[model])
+        yield family
+
+    def _family(self) -> HistogramMetricFamily:
+        described = self.described
+        return HistogramMetricFamily(described.name, described.text, labels=described.labels)
 
 
 def _stages(timings: Timings) -> Sequence[tuple[str, float]]:

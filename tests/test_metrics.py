@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from model.repository import ModelRepository
 from service.codecs.images import ImageLimits
+from service.detection import Detection, DetectionResult, ModelIdentity, Timings
 from service.detector import Detector, DetectorLimits
 from service.http_api.app import create_app
 from service.registry import ModelRegistry
@@ -51,13 +52,29 @@ NAMES = {
 }
 
 
+BOUNDS = [*(str(tenth / 10) for tenth in range(1, 11)), "+Inf"]
+
+
 def test_metrics__names_and_labels_are_frozen() -> None:
-    instruments = {
-        each._name: each._labelnames
-        for each in vars(Metrics()).values()
-        if hasattr(each, "_labelnames")
-    }
-    assert instruments == NAMES
+    metrics = Metrics()
+    described = {each.name.removesuffix("_total"): each.labels for each in metrics.described}
+    assert described == NAMES
+    families = {family.name for family in metrics.registry.collect()}
+    assert {name for name in families if name.startswith("rtmdet_")} == set(NAMES)
+
+
+def test_metrics__scores_are_in_the_bucket_whose_bound_they_do_not_exceed() -> None:
+    metrics, scores = Metrics(), [0.05, 0.1, 0.11, 1.0]
+    found = [Detection("a", 0, score, (0, 0, 1, 1), None, None) for score in scores]
+    timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+    for detections in (found, []):
+        identity = ModelIdentity("boxes", "1", "detect")
+        metrics.detected(DetectionResult(identity, 1, 1, detections, timings, 1))
+    value = metrics.registry.get_sample_value
+    counts = [value("rtmdet_score_bucket", {"model": "boxes", "le": le}) for le in BOUNDS]
+    assert counts == [2, *[3] * 8, 4, 4]
+    assert value("rtmdet_score_sum", {"model": "boxes"}) == pytest.approx(sum(scores))
+    assert value("rtmdet_score_count", {"model": "boxes"}) == 4
 
 
 class Served:
@@ -118,6 +135,13 @@ def test_metrics__of_a_request_that_was_answered(served: Served) -> None:
     assert served.value("rtmdet_backend_up", model="boxes") == 1
     # The question itself is under way.
     assert served.value("rtmdet_inflight", protocol="http") == 1
+
+
+def test_metrics__labels_are_those_that_are_described(served: Served) -> None:
+    served.post()
+    for family in text_string_to_metric_families(served.client.get("/metrics").text):
+        for sample in family.samples if family.name in NAMES else ():
+            assert set(sample.labels) - {"le"} == set(NAMES[family.name])
 
 
 def test_metrics__of_refused_requests(served: Served) -> None:

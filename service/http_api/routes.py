@@ -142,15 +142,26 @@ def _result(answer: bytes | ServiceError, request: Request, identity: str) -> by
 
 async def _unless_gone(request: Request, work: Coroutine[None, None, Content]) -> Content:
     """Await `work`, or cancel it when the client goes away: nobody would read the answer."""
-    working = asyncio.ensure_future(work)
+    serving = asyncio.current_task()
+    assert serving is not None
+    has_left = False
+
+    def left(_: object) -> None:
+        nonlocal has_left
+        has_left = True
+        serving.cancel()
+
     leaving = asyncio.ensure_future(request.receive())
+    leaving.add_done_callback(left)
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientDisconnect
-        return await working
+        return await work
+    except asyncio.CancelledError:
+        # Unless the server itself ends the request, too.
+        if has_left and not serving.uncancel():
+            raise ClientDisconnect from None
+        raise
     finally:
-        working.cancel()
+        leaving.remove_done_callback(left)
         leaving.cancel()
 
 

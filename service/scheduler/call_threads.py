@@ -7,11 +7,11 @@ dropped with all that it holds, also before its turn.
 
 import asyncio
 import contextlib
+import heapq
 import itertools
 import queue
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 Result = TypeVar("Result")
@@ -22,12 +22,16 @@ Order = tuple[int, float]
 _LAST: Order = (2**31, 0.0)
 
 
-@dataclass(order=True)
 class _Job:
-    order: Order
-    number: int
-    call: Callable[[], object] | None = field(compare=False)
-    done: "asyncio.Future[object] | None" = field(compare=False)
+    """A call and who waits for it; neither, for the end of a thread."""
+
+    __slots__ = ("call", "done")
+
+    def __init__(
+        self, call: Callable[[], object] | None, done: "asyncio.Future[object] | None"
+    ) -> None:
+        self.call = call
+        self.done = done
 
     def drop(self, _: object) -> None:
         """Nobody waits for it, or it is done: what it holds may go."""
@@ -38,7 +42,11 @@ class CallThreads:
     """Runs calls on `num_threads` daemon threads; used from one event loop."""
 
     def __init__(self, num_threads: int, name: str) -> None:
-        self._jobs: queue.PriorityQueue[_Job] = queue.PriorityQueue()
+        # Not `queue.PriorityQueue`: its condition is written in Python, and a thread that is woken
+        # by it keeps the event loop from going on. Here threads wait outside of the interpreter.
+        self._jobs: list[tuple[Order, int, _Job]] = []
+        self._lock = threading.Lock()
+        self._there: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._num_threads = num_threads
         for number in range(num_threads):
@@ -50,18 +58,28 @@ class CallThreads:
         A future that is cancelled drops a call that has not begun.
         """
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        job = _Job(order, next(self._numbers), call, done)  # pyright: ignore[reportArgumentType]
+        job = _Job(call, done)  # pyright: ignore[reportArgumentType]
         done.add_done_callback(job.drop)
-        self._jobs.put(job)
+        self._put(order, job)
         return done
 
     def close(self) -> None:
         """End the threads, each after the call that it is in and those that wait."""
         for _ in range(self._num_threads):
-            self._jobs.put(_Job(_LAST, next(self._numbers), None, None))
+            self._put(_LAST, _Job(None, None))
+
+    def _put(self, order: Order, job: _Job) -> None:
+        with self._lock:
+            heapq.heappush(self._jobs, (order, next(self._numbers), job))
+        self._there.put(None)
+
+    def _next(self) -> _Job:
+        self._there.get()
+        with self._lock:
+            return heapq.heappop(self._jobs)[2]
 
     def _work(self) -> None:
-        while _run(self._jobs.get()):
+        while _run(self._next()):
             pass
 
 
@@ -86,14 +104,15 @@ def _run(job: _Job) -> bool:
 
 
 def _tell(done: "asyncio.Future[object]", error: Exception | None, result: object = None) -> None:
-    def settle() -> None:
-        if done.done():
-            return
-        if error is None:
-            done.set_result(result)
-        else:
-            done.set_exception(error)
-
     # The loop may have ended while the call ran: then nobody waits.
     with contextlib.suppress(RuntimeError):
-        done.get_loop().call_soon_threadsafe(settle)
+        done.get_loop().call_soon_threadsafe(_settle, done, error, result)
+
+
+def _settle(done: "asyncio.Future[object]", error: Exception | None, result: object) -> None:
+    if done.done():
+        return
+    if error is None:
+        done.set_result(result)
+    else:
+        done.set_exception(error)

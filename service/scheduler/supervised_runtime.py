@@ -85,11 +85,14 @@ class SupervisedRuntime:
             # Its last call hung between the moment that this one was decided and now.
             raise RuntimeHung(self.problem)
         # The copy into one batch is made there too: it takes milliseconds.
-        call = opened.threads.run(lambda: opened.runtime.infer(stacked(images)))
-        await asyncio.wait((call,), timeout=self.recovery.hang_s)
-        if call.done():
-            return call.result()
-        call.cancel()
+        patience = asyncio.timeout(self.recovery.hang_s)
+        try:
+            async with patience:
+                return await opened.threads.run(lambda: opened.runtime.infer(stacked(images)))
+        except TimeoutError:
+            # It may be the runtime's own.
+            if not patience.expired():
+                raise
         self._hung(opened)
         raise RuntimeHung(
             f"the runtime gave no answer within {self.recovery.hang_s:g} s and is replaced; "
