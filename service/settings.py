@@ -113,6 +113,13 @@ class Settings(BaseSettings):
         description="Threads for inference on the processor; 0 takes one for every core that the "
         "process may use, by its container's quota too.",
     )
+    inference_nice: int = Field(
+        5,
+        ge=0,
+        le=19,
+        description="How far threads for inference on the processor yield to those that talk to "
+        "clients (Linux' niceness); 0 beside other programs that shall not go first either.",
+    )
     max_batch_size: int = Field(
         16, ge=1, le=256, description="Pictures that a GPU takes in one batch, if they fit into it."
     )

@@ -16,6 +16,7 @@ from service.registry import ModelRegistry
 from service.runtime.base import Runtime
 from service.runtime.choice import RuntimeChoice, RuntimeUnavailable, choose, look
 from service.runtime.fake_plan import FakePlan, parse_fake_plan
+from service.runtime.yielding import yielding
 from service.scheduler.call_threads import CallThreads
 from service.settings import Settings, SettingsError
 from service.tracing.base import NO_TRACING, Tracing
@@ -33,7 +34,9 @@ def build_detector(settings: Settings, tracing: Tracing = NO_TRACING) -> Detecto
     logger.info("runtime %s", choice)
     registry = ModelRegistry(
         ModelRepository(settings.model_repository),
-        lambda source: open_runtime(source, settings, choice=choice),
+        lambda source: yielding(
+            settings.inference_nice, lambda: open_runtime(source, settings, choice=choice)
+        ),
         max_waiting=settings.max_queue,
         num_places=_num_places(settings, choice),
         hang_s=settings.hang_timeout_ms / 1000,

@@ -161,6 +161,7 @@ def test_settings__are_these() -> None:
         "runtime",
         "precision",
         "inference_threads",
+        "inference_nice",
         "max_batch_size",
         "fake",
         "worker_threads",

@@ -1,0 +1,41 @@
+"""Threads that compute without the interpreter, and leave the processor to those that need it.
+
+Everything written in Python shares one lock. A thread that holds it and has to wait for a core, on
+which a convolution runs, keeps all the others waiting too: the event loop, decoding, answering. So
+those that compute yield to them; it takes nothing from a machine that has nothing else to do.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+Made = TypeVar("Made")
+
+
+def yielding(niceness: int, make: Callable[[], Made]) -> Made:
+    """What `make` gives; threads that it starts are so much nicer (0 to 19) than this one.
+
+    On Linux a thread inherits niceness from the one that starts it; elsewhere nothing is changed.
+    """
+    if niceness == 0 or sys.platform != "linux":
+        return make()
+    made: list[Made] = []
+    failed: list[BaseException] = []
+
+    def run() -> None:
+        # Of this thread alone. It ends at once: only a privileged one could go back.
+        here = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, here, os.getpriority(os.PRIO_PROCESS, here) + niceness)
+        try:
+            made.append(make())
+        except BaseException as error:
+            failed.append(error)
+
+    making = threading.Thread(target=run, name="yielding", daemon=True)
+    making.start()
+    making.join()
+    if failed:
+        raise failed[0]
+    return made[0]
