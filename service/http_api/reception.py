@@ -146,6 +146,8 @@ class Reception:
                 return
         except ServiceError as error:
             response = refused(record, error)
+            # With it go the frames that it left, and the picture that one of them holds.
+            error.__traceback__ = None
         except ClientDisconnect:
             response = nobody_listens(record)
         except Exception:

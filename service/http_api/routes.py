@@ -10,6 +10,7 @@ from fastapi.routing import APIRoute
 from pydantic_core import to_json
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Message
 
 from service.codecs.drawing import draw_detections, encode_picture
 from service.detection import DetectionResult, DetectOptions, Timings
@@ -145,14 +146,20 @@ async def _unless_gone(request: Request, work: Coroutine[None, None, Content]) -
     serving = asyncio.current_task()
     assert serving is not None
     has_left = False
+    leaving: asyncio.Future[Message] | None = None
 
     def left(_: object) -> None:
         nonlocal has_left
         has_left = True
         serving.cancel()
 
-    leaving = asyncio.ensure_future(request.receive())
-    leaving.add_done_callback(left)
+    def watch() -> None:
+        nonlocal leaving
+        leaving = asyncio.ensure_future(request.receive())
+        leaving.add_done_callback(left)
+
+    # Not before something is waited for: what is refused at once needs no watch.
+    watching = asyncio.get_running_loop().call_soon(watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -161,8 +168,10 @@ async def _unless_gone(request: Request, work: Coroutine[None, None, Content]) -
             raise ClientDisconnect from None
         raise
     finally:
-        leaving.remove_done_callback(left)
-        leaving.cancel()
+        watching.cancel()
+        if leaving is not None:
+            leaving.remove_done_callback(left)
+            leaving.cancel()
 
 
 class _Answer:

@@ -136,8 +136,7 @@ class Batcher:
         request = QueuedRequest(
             Waiting(reply), priority, self._clock(), deadline_s, client, is_ready=False
         )
-        if refusal := self._refusal(request):
-            raise refusal
+        self._require_hope(request)
         self._queue.push(request)
         try:
             yield Admitted(request, self._infer)
@@ -181,25 +180,31 @@ class Batcher:
             # It may have failed while its picture was decoded; asked for or not, that is no news.
             reply.exception()
 
-    def _refusal(self, request: QueuedRequest[Waiting]) -> ServiceError | None:
-        """What tells a caller at once that this would be in vain."""
+    def _require_hope(self, request: QueuedRequest[Waiting]) -> None:
+        """Tell a caller at once that this would be in vain.
+
+        No frame that the error leaves has it as a local: the two would keep each other, and the
+        picture with them, until garbage is looked for.
+        """
         if self._stopping:
-            return refusals.shutting_down()
+            raise refusals.shutting_down()
         if self.problem is not None:
-            return ModelNotReady(self.problem, retry_after_s=REOPEN_AFTER_S)
+            raise ModelNotReady(self.problem, retry_after_s=REOPEN_AFTER_S)
         left_s = request.deadline_s - request.queued_at_s
         if left_s <= 0:
             self._metrics.shed(self._name, "late-on-arrival")
-            return refusals.too_late()
+            raise refusals.too_late()
         engine = self._engine_state(beside=self._places.num_taken)
         late_by_s = self._queue.late_by_s(request, request.queued_at_s, engine)
         if late_by_s <= 0:
-            return self._no_room() if self._queue.is_full and not self._displace(request) else None
+            if self._queue.is_full and not self._displace(request):
+                raise self._no_room()
+            return
         self._metrics.shed(self._name, "late-on-arrival")
         alone_s = engine.latency.high_s(1)
         if not self._queue and engine.free_at_s[0] <= request.queued_at_s:
             engine.latency.doubt()
-        return refusals.in_vain(
+        raise refusals.in_vain(
             len(self._queue), left_s=left_s, late_by_s=late_by_s, alone_s=alone_s
         )
 

@@ -217,13 +217,14 @@ def _done_s(count: int, now_s: float, engine: Engine) -> float:
     places = [max(free_s, now_s) for free_s in engine.free_at_s]
     heapq.heapify(places)
     done_s = now_s
-    while count > 0:
-        size = min(count, engine.max_batch_size)
-        seconds = engine.latency.high_s(size)
-        done_s = places[0] + seconds
+    full, rest = divmod(count, engine.max_batch_size)
+    for size, number in ((engine.max_batch_size, full), (rest, min(rest, 1))):
+        seconds = engine.latency.high_s(size) if number else 0.0
         # Before the next of these batches each of the other models has a turn, as long as ours.
-        heapq.heapreplace(places, done_s + (engine.num_competing - 1) * seconds)
-        count -= size
+        until_next_s = engine.num_competing * seconds
+        for _ in range(number):
+            done_s = places[0] + seconds
+            heapq.heapreplace(places, places[0] + until_next_s)
     return done_s
 
 
@@ -239,6 +240,10 @@ def _largest_in_time(
     little time left allows nothing but a small batch, which wastes the engine where many wait: then
     it is left out, and lost, if that saves more of its priority.
     """
+    if engine.max_batch_size == 1:
+        # As on a processor: nothing to be weighed.
+        done_s = now_s + engine.latency.high_s(1)
+        return [each for each in ordered if each.deadline_s >= done_s][:1] or ordered[:1]
     by_deadline = sorted(waiting, key=lambda each: each.deadline_s)
     best, fewest = ordered[:1], None
     for size in _sizes(ordered, now_s, engine):
