@@ -114,6 +114,7 @@ class Detector:
         clients = self._in_flight[model]
         total, most = clients.total(), self.limits.max_in_flight
         if total >= most and clients[client] * len(clients) >= most:
+            self.metrics.shed(model, "under-way")
             raise Overloaded(
                 f"{total} pictures are under way for this model; try again later",
                 retry_after_s=1.0,

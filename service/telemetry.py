@@ -26,8 +26,8 @@ from prometheus_client.registry import Collector
 
 from service.detection import DetectionResult, Timings
 
-#: Why a request was turned away, or given up later.
-ShedReason = Literal["queue-full", "late-on-arrival", "hopeless", "expired"]
+#: Why a request was turned away, or given up later; the last of these is no model's matter.
+ShedReason = Literal["queue-full", "late-on-arrival", "hopeless", "expired", "under-way", "uploads"]
 
 #: Why a batch has so many pictures and no more: as many as one call takes; all that waited for an
 #: engine that was free; more would have made a member late; the server ends.
@@ -136,7 +136,8 @@ class Metrics:
         self._shed = self._counter(
             "rtmdet_requests_shed",
             "Pictures that a queue refused (queue-full, late-on-arrival) or gave up (hopeless, "
-            "expired).",
+            "expired), and requests refused for what is under way (under-way) or in memory "
+            "(uploads, without a model).",
             ("model", "reason"),
         )
         self._cancelled = self._counter(
@@ -237,7 +238,7 @@ class Metrics:
         # There from the start: an alarm on an increase does not see a counter come into being.
         self._failures.labels(model)
         for reason in get_args(ShedReason):
-            self._shed.labels(model, reason)
+            self._shed.labels(NO_MODEL if reason == "uploads" else model, reason)
         self.backend_is(model, up=True)
 
     def model_gone(self, model: str) -> None:

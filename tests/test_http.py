@@ -429,6 +429,8 @@ def test_server__more_uploads_than_the_memory_has_room_for(tmp_path: Path) -> No
                 connection.sendall(head + data[:-1])
             response = _refused_within(client, data)
             assert_problem(response, 503, "overloaded", "uploads")
+            shed = 'rtmdet_requests_shed_total{model="",reason="uploads"} 1.0'
+            assert shed in client.get("/metrics").text
             # Half of it is for the others.
             there = httpx.HTTPTransport(local_address="127.0.0.2")
             with httpx.Client(base_url=client.base_url, transport=there) as other:

@@ -30,6 +30,7 @@ from service.http_api.reception import (
 from service.http_api.request_record import record_of
 from service.http_api.route_needs import V1_PREFIX
 from service.http_api.upload_budget import UploadBudget
+from service.telemetry import NO_MODEL
 from service.version import VERSION
 
 
@@ -67,7 +68,9 @@ def create_app(
         redoc_url=None,
     )
     app.state.detector = detector
-    app.state.uploads = UploadBudget(max_buffered_bytes)
+    app.state.uploads = UploadBudget(
+        max_buffered_bytes, lambda: detector.metrics.shed(NO_MODEL, "uploads")
+    )
     for part in (routes, model_routes, operation_routes):
         app.include_router(part.router)
         app.include_router(part.router, prefix=V1_PREFIX, include_in_schema=False)

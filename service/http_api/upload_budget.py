@@ -16,7 +16,9 @@ class UploadBudget:
     One client may have half of them, so that it cannot keep all others out.
     """
 
-    def __init__(self, max_bytes: int) -> None:
+    def __init__(self, max_bytes: int, on_refused: Callable[[], None]) -> None:
+        """`on_refused` is called whenever there are no more."""
+        self._on_refused = on_refused
         self.max_bytes_per_client = max_bytes // 2
         self._free = max_bytes
         self._taken: Counter[str] = Counter()
@@ -33,6 +35,7 @@ class UploadBudget:
             nonlocal taken
             left = min(self._free, self.max_bytes_per_client - self._taken[client])
             if num_bytes > left:
+                self._on_refused()
                 raise Overloaded("too many uploads at once; try again later", retry_after_s=1.0)
             self._free -= num_bytes
             self._taken[client] += num_bytes
