@@ -221,6 +221,14 @@ def test_check_port__address_of_another_machine() -> None:
     assert "RTMDET_HOST" in finding.advice
 
 
+def test_check_port__name_of_no_machine() -> None:
+    """The numbers of these errors are no errnos; `rtmdet serve` says it in the same words."""
+    with pytest.raises(socket.gaierror) as caught:
+        socket.getaddrinfo("nosuch.invalid", 8000)
+    finding = check_port("nosuch.invalid", 8000)
+    assert finding.detail == f"cannot listen: {caught.value.strerror}"
+
+
 # -- settings
 
 
