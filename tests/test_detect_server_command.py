@@ -171,6 +171,16 @@ def test_detect__nobody_listens_is_one_line(pictures: list[Path]) -> None:
     assert line.startswith(f"rtmdet: no answer from {url}, 4 times")
 
 
+@pytest.mark.parametrize("form", ["{}", "{}/detect", "{}/detect/"])
+def test_detect__server_without_a_scheme_or_with_the_path_of_detections(
+    script: Script, pictures: list[Path], form: str
+) -> None:
+    url, seen = script(as_json(DETECTED))
+    done = detect(pictures[0], "--server", form.format(url.removeprefix("http://")))
+    assert done.returncode == 0, done.stderr
+    assert [request.path for request in seen] == ["/detect"]
+
+
 def test_detect__key_from_the_option_or_the_environment(
     script: Script, pictures: list[Path]
 ) -> None:
