@@ -305,7 +305,11 @@ def test_detect_command__pictures_of_one_name_do_not_overwrite_each_other(
 @pytest.mark.parametrize(
     ("arguments", "environment", "says"),
     [
-        (["--repository", "nowhere"], {}, f"no model repository at {Path('nowhere').absolute()}: name"),
+        (
+            ["--repository", "nowhere"],
+            {},
+            f"no model repository at {Path('nowhere').absolute()}: name",
+        ),
         ([], {"RTMDET_PORT": "70000"}, "RTMDET_PORT"),
         ([], {"RTMDET_MODELS": "boxes,bokses"}, "did you mean 'boxes'"),
         (["--default-model", "nothing"], {}, "default model 'nothing'"),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from model.command_line import print_whole
 from service.commands.addresses import is_address, with_scheme
 from service.commands.options import Model
 from service.load_testing.request_bytes import (
@@ -183,7 +184,7 @@ def _write(found: "Bench", json_file: str | None, plot: Path | None) -> None:
     from service.load_testing.tables import print_bench
 
     if json_file == "-":
-        typer.echo(json.dumps(bench_json(found), indent=1))
+        print_whole(json.dumps(bench_json(found), indent=1))
     else:
         print_bench(found)
     if json_file not in (None, "-"):

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from model.command_line import print_whole
 from model.repository import ModelRepository
 from service.cgroups import read_cgroup_limits
 from service.commands.options import Repository
@@ -64,7 +65,7 @@ def doctor(
         *check_models(models, lambda source: open_runtime(source, read.settings)),
     ]
     report = Report(findings, list_settings(read, os.environ, overrides))
-    typer.echo(as_json(report) if json else as_text(report))
+    print_whole(as_json(report) if json else as_text(report))
     raise typer.Exit(EXIT_PROBLEM if report.verdict == "problem" else 0)
 
 
