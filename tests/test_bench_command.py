@@ -137,6 +137,18 @@ def test_bench__a_wrong_request_is_one_line() -> None:
     assert (done.returncode, done.stderr) == (2, "rtmdet: the server answers 422: unknown option\n")
 
 
+def test_bench__a_missing_key_is_told_with_the_option_that_gives_it() -> None:
+    async def answer(target: Target, number: int) -> bytes:
+        return b"HTTP/1.1 401 X\r\nContent-Length: 9\r\n\r\nwho comes"
+
+    with running(answer) as target:
+        done = run(f"http://127.0.0.1:{target.port}/detect", *SHORT)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "rtmdet: the server answers 401: who comes; give a key by --api-key or RTMDET_API_KEY\n",
+    )
+
+
 def test_bench__objective_on_a_server_that_keeps_too_little() -> None:
     num_taken = 1 + 2 * 10
 

@@ -264,7 +264,8 @@ def test_detect__refused_key_is_one_line(script: Script, pictures: list[Path]) -
     done = detect(*pictures, "--server", url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "rtmdet: send a key that is known [401 unauthenticated] (request req_server)\n"
+        "rtmdet: send a key that is known [401 unauthenticated] (request req_server); "
+        "give the key by --api-key or RTMDET_API_KEY\n"
     )
 
 

@@ -92,6 +92,8 @@ def _asked(options: DetectOptions) -> ClientOptions:
 def _judged(error: ClientError) -> PictureFailed | ServerUnusable:
     if isinstance(error, TimedOut):
         return PictureFailed(str(error))
-    if isinstance(error, ConnectionFailed | BadAnswer | Unauthenticated | Forbidden):
+    if isinstance(error, Unauthenticated):
+        return ServerUnusable(f"{error}; give the key by --api-key or RTMDET_API_KEY")
+    if isinstance(error, ConnectionFailed | BadAnswer | Forbidden):
         return ServerUnusable(str(error))
     return PictureFailed(str(error))
