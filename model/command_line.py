@@ -8,6 +8,7 @@ import select
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn, ParamSpec
 
 import typer
@@ -32,6 +33,8 @@ _EXTRAS = {
     **dict.fromkeys(("openvino", "pydantic_settings"), "serve"),
 }
 
+_PROJECT = Path(__file__).resolve().parent.parent
+
 Parameters = ParamSpec("Parameters")
 
 
@@ -46,11 +49,7 @@ def one_line_errors(command: Callable[Parameters, None]) -> Callable[Parameters,
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
-            _fail(
-                f"this command needs the {extra} extra: pip install '.[{extra}]' in the "
-                "project's folder",
-                EXIT_MISTAKE,
-            )
+            _fail(f"this command needs the {extra} extra: {how_to_get(extra)}", EXIT_MISTAKE)
         except ValueError as error:
             _fail(str(error), EXIT_MISTAKE)
         except DownloadFailed as error:
@@ -59,6 +58,14 @@ def one_line_errors(command: Callable[Parameters, None]) -> Callable[Parameters,
             _fail(told(error))
 
     return run
+
+
+def how_to_get(extra: str, project: Path = _PROJECT) -> str:
+    """The command that brings an extra to where this runs."""
+    made_by_make = (project / "Makefile").is_file() and (project / ".venv").is_dir()
+    if made_by_make and (project / ".venv").samefile(sys.prefix):
+        return f"make setup (in {project})"
+    return f"pip install '.[{extra}]' in the project's folder"
 
 
 def told(error: OSError) -> str:
