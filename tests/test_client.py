@@ -616,7 +616,8 @@ def test_import__brings_nothing_of_the_server_and_changes_nothing() -> None:
     changed, ours = done.stdout.splitlines()
     assert changed == "[] True"
     assert {name for name in ours.split() if not name.startswith("service.client")} == {
-        "service.version"
+        "service.timeouts",
+        "service.version",
     }
 
 

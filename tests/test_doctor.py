@@ -385,7 +385,9 @@ def test_check_gpus__by_nvidia_smi_or_by_the_driver(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert check_gpus(tmp_path)[0].detail.startswith("none")
-    file_system(tmp_path, gpus__0__information="Model: \t\t Imagined GPU\nIRQ: 1\n")
+    file_system(
+        tmp_path, proc__driver__nvidia__gpus__0__information="Model: \t\t Imagined GPU\nIRQ: 1\n"
+    )
     assert check_gpus(tmp_path)[0].detail == "Imagined GPU"
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho driver mismatch; exit 9\n")
