@@ -35,7 +35,8 @@ def __getattr__(name: str) -> object:
 
 
 def main() -> None:
-    """Run a command; what the caller can mend is one line on stderr and exit code 2."""
+    """Run a command; what the caller can mend is one line on stderr and exit code 2, a full disk
+    and the like exit code 1."""
     _bound_threads()
     try:
         _run()
@@ -59,7 +60,7 @@ def _run() -> None:
     import typer
 
     from model.__main__ import app as model_app
-    from model.command_line import quiet_when_unread
+    from model.command_line import exit_code_of, quiet_when_unread, told
     from service.__main__ import app as service_app
     from service.errors import ServiceError
     from service.version import VERSION
@@ -97,9 +98,15 @@ def _run() -> None:
         command.callback = quiet_when_unread(command.callback)
     try:
         app()
-    except (ServiceError, ValueError, OSError) as error:
-        print(f"rtmdet: {error}", file=sys.stderr)  # noqa: T201 - this is a command line
-        sys.exit(EXIT_MISTAKE)
+    except (ServiceError, ValueError) as error:
+        _end(str(error), EXIT_MISTAKE)
+    except OSError as error:
+        _end(told(error), exit_code_of(error))
+
+
+def _end(message: str, exit_code: int) -> None:
+    print(f"rtmdet: {message}", file=sys.stderr)  # noqa: T201 - this is a command line
+    sys.exit(exit_code)
 
 
 def _serving_runtimes() -> "ServingRuntimes":

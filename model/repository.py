@@ -81,8 +81,9 @@ class ModelRepository:
         """Raise RepositoryError unless there is a folder with a model in it."""
         how_to = "add a model with 'rtmdet models import' or 'rtmdet models pull'"
         if not self._root.is_dir():
+            # The whole path: a relative one does not show that this is another folder than meant.
             raise RepositoryError(
-                f"no model repository at {self._root}: name one with --repository or "
+                f"no model repository at {self._root.absolute()}: name one with --repository or "
                 f"RTMDET_MODEL_REPOSITORY, or {how_to}"
             )
         if (self._root / MANIFEST_FILE).is_file():

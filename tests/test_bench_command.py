@@ -91,6 +91,28 @@ def test_bench__of_another_server_keeps_keys_to_itself(tmp_path: Path) -> None:
     assert "street.png" in report["command"]
 
 
+@pytest.mark.parametrize(
+    ("form", "resource", "is_told"),
+    [
+        ("http://127.0.0.1:{}", b"/detect", True),
+        ("http://127.0.0.1:{}/", b"/detect", True),
+        ("127.0.0.1:{}", b"/detect", True),
+        ("127.0.0.1:{}/predict", b"/predict", False),
+        ("http://127.0.0.1:{}/?", b"/", False),
+    ],
+)
+def test_bench__url_without_a_path_is_that_of_our_server(
+    form: str, resource: bytes, is_told: bool
+) -> None:
+    with running(load_targets.answers) as target:
+        url = form.format(target.port)
+        done = run(url, "--rate", "20", *SHORT)
+        head, _ = target.requests[0]
+    assert done.returncode == 0, done.stderr
+    assert head.startswith(b"POST " + resource + b" HTTP/1.1\r\n")
+    assert (f"sending to http://127.0.0.1:{target.port}/detect" in done.stderr) == is_told
+
+
 def test_bench__nobody_there_is_one_line() -> None:
     done = run("http://127.0.0.1:9/detect", *SHORT)
     assert done.returncode == 2
@@ -101,7 +123,7 @@ def test_bench__nobody_there_is_one_line() -> None:
 
 def test_bench__everything_refused_is_no_result() -> None:
     with running(load_targets.refuses) as target:
-        done = run(f"http://127.0.0.1:{target.port}/", "--rate", "20", *SHORT)
+        done = run(f"http://127.0.0.1:{target.port}/detect", "--rate", "20", *SHORT)
     assert done.returncode == 1
     assert "refused" in done.stdout
 
@@ -111,8 +133,20 @@ def test_bench__a_wrong_request_is_one_line() -> None:
         return b"HTTP/1.1 422 X\r\nContent-Length: 14\r\n\r\nunknown option"
 
     with running(answer) as target:
-        done = run(f"http://127.0.0.1:{target.port}/", *SHORT)
+        done = run(f"http://127.0.0.1:{target.port}/detect", *SHORT)
     assert (done.returncode, done.stderr) == (2, "rtmdet: the server answers 422: unknown option\n")
+
+
+def test_bench__a_missing_key_is_told_with_the_option_that_gives_it() -> None:
+    async def answer(target: Target, number: int) -> bytes:
+        return b"HTTP/1.1 401 X\r\nContent-Length: 9\r\n\r\nwho comes"
+
+    with running(answer) as target:
+        done = run(f"http://127.0.0.1:{target.port}/detect", *SHORT)
+    assert (done.returncode, done.stderr) == (
+        2,
+        "rtmdet: the server answers 401: who comes; give a key by --api-key or RTMDET_API_KEY\n",
+    )
 
 
 def test_bench__objective_on_a_server_that_keeps_too_little() -> None:
@@ -123,7 +157,7 @@ def test_bench__objective_on_a_server_that_keeps_too_little() -> None:
 
     with running(answer) as target:
         done = run(
-            *(f"http://127.0.0.1:{target.port}/", "--rate", "40", "--slo", "goodput=0.9"),
+            *(f"http://127.0.0.1:{target.port}/detect", "--rate", "40", "--slo", "goodput=0.9"),
             *("--arrivals", "uniform", "--seconds", "0.25", "--warm-up", "0", "--pause", "0"),
             *("--max-lag", "10s"),
         )
@@ -136,6 +170,7 @@ def test_bench__objective_on_a_server_that_keeps_too_little() -> None:
     ("parts", "says"),
     [
         (("http://a/", "http://b/"), "one server at a time"),
+        (("a:1", "b:2"), "http://a:1, http://b:2: one server at a time"),
         (("--rate", "0"), "--rate 0: must be above 0"),
         (("--rates", "5,x"), "--rates 5,x: write numbers by commas"),
         (("--deadline", "250"), "'250' is no time such as 250ms"),

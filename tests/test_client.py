@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import io
 import os
+import socket
 import ssl
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 import rtmdet
 import service.client
 from service.client import (
+    NO_RETRY,
     AsyncClient,
     BadAnswer,
     Client,
@@ -56,6 +58,7 @@ from tests.scripted_servers import (
     Script,
     ScriptedApp,
     as_json,
+    conversing,
     page,
     scripted_server,
 )
@@ -560,6 +563,38 @@ def test_tls__unknown_authority_is_told_at_once(kind: Kind, tls_url: str) -> Non
             client.is_ready()
 
 
+def test_tls__with_a_server_that_has_none_is_told_at_once(kind: Kind) -> None:
+    accepted: list[bytes] = []
+
+    def speak_http(connection: socket.socket) -> None:
+        accepted.append(connection.recv(65536))
+        connection.sendall(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+
+    with (
+        conversing(speak_http, speak_http) as url,
+        kind(url.replace("http:", "https:")) as client,
+        pytest.raises(ConnectionFailed, match="is it http instead of https") as caught,
+    ):
+        client.detect(b"picture")
+    assert not caught.value.may_pass
+    assert len(accepted) == 1
+
+
+def test_tls__handshake_that_is_cut_off_may_pass(kind: Kind) -> None:
+    """As it is when a server restarts."""
+
+    def hang_up(connection: socket.socket) -> None:
+        connection.recv(65536)
+
+    with (
+        conversing(hang_up) as url,
+        kind(url.replace("http:", "https:"), retry=NO_RETRY) as client,
+        pytest.raises(ConnectionFailed) as caught,
+    ):
+        client.detect(b"picture")
+    assert caught.value.may_pass
+
+
 # What importing it does.
 
 
@@ -581,7 +616,8 @@ def test_import__brings_nothing_of_the_server_and_changes_nothing() -> None:
     changed, ours = done.stdout.splitlines()
     assert changed == "[] True"
     assert {name for name in ours.split() if not name.startswith("service.client")} == {
-        "service.version"
+        "service.timeouts",
+        "service.version",
     }
 
 

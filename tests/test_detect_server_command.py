@@ -122,6 +122,74 @@ def test_detect__bad_pictures_are_reported_and_the_rest_go_on(
     assert of_missing == f"{missing}: No such file or directory"
 
 
+@pytest.fixture(params=["here", "server"])
+def place(request: pytest.FixtureRequest, server: str, repository: Path) -> list[object]:
+    """Options that say where to detect."""
+    if request.param == "here":
+        return ["--repository", repository]
+    return ["--server", server]
+
+
+def test_detect__a_file_without_an_end_is_a_bad_picture(
+    place: list[object], pictures: list[Path]
+) -> None:
+    done = detect("/dev/zero", pictures[0], *place)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "/dev/zero: it has more than the 33554432 bytes that a picture may have\n"
+    )
+    assert done.stdout.startswith(f"{pictures[0]}: 1 detection")
+
+
+def test_detect__a_pipe_is_drawn_too(
+    place: list[object], pictures: list[Path], tmp_path: Path
+) -> None:
+    """What can be read once is sent twice."""
+    pipe, out = tmp_path / "pipe", tmp_path / "out"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["sh", "-c", 'cat "$0" > "$1"', pictures[0], pipe]) as writing:
+        done = detect(pipe, "--out", out, *place)
+    assert (done.returncode, done.stderr, writing.returncode) == (0, "", 0)
+    assert cv2.imread(str(out / "pipe.detected.jpg")) is not None
+
+
+def test_detect__leaves_no_part_of_a_drawn_picture_on_a_full_disk(
+    place: list[object], pictures: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    program = (
+        "import resource, runpy\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+        "runpy.run_module('rtmdet', run_name='__main__')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "detect", *pictures[:3], "--out", out, *map(str, place)],
+        env=os.environ | {"RTMDET_RUNTIME": "fake"},
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    (line,) = done.stderr.splitlines()
+    assert line.endswith(".detected.jpg: File too large")
+    assert list(out.iterdir()) == []
+
+
+def test_detect__file_name_that_is_no_utf_8(
+    place: list[object], pictures: list[Path], tmp_path: Path
+) -> None:
+    named = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
+    named.write_bytes(pictures[0].read_bytes())
+    done = detect(named, "--json", *place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["id"] == f"{tmp_path}/caf\\xe9.png"
+    done = detect(named, "--out", tmp_path / "out", *place)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"drawn: {tmp_path}/out/caf\\xe9.detected.jpg" in done.stdout
+    assert b"caf\xe9.detected.jpg" in os.listdir(os.fsencode(tmp_path / "out"))
+
+
 class LateFirst:
     """Answers nobody before eight have asked, and whoever sent `first` after the other seven."""
 
@@ -171,6 +239,16 @@ def test_detect__nobody_listens_is_one_line(pictures: list[Path]) -> None:
     assert line.startswith(f"rtmdet: no answer from {url}, 4 times")
 
 
+@pytest.mark.parametrize("form", ["{}", "{}/detect", "{}/detect/"])
+def test_detect__server_without_a_scheme_or_with_the_path_of_detections(
+    script: Script, pictures: list[Path], form: str
+) -> None:
+    url, seen = script(as_json(DETECTED))
+    done = detect(pictures[0], "--server", form.format(url.removeprefix("http://")))
+    assert done.returncode == 0, done.stderr
+    assert [request.path for request in seen] == ["/detect"]
+
+
 def test_detect__key_from_the_option_or_the_environment(
     script: Script, pictures: list[Path]
 ) -> None:
@@ -186,7 +264,8 @@ def test_detect__refused_key_is_one_line(script: Script, pictures: list[Path]) -
     done = detect(*pictures, "--server", url)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "rtmdet: send a key that is known [401 unauthenticated] (request req_server)\n"
+        "rtmdet: send a key that is known [401 unauthenticated] (request req_server); "
+        "give the key by --api-key or RTMDET_API_KEY\n"
     )
 
 

@@ -9,17 +9,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 
 from model.manifest import GRAPH_FILE
 from model.repository import ModelRepository
 from service.cgroups import CgroupLimits, read_cgroup_limits
 from service.commands.doctor import check_secret_files
 from service.diagnosis.accelerators import check_gpus, list_gpus
+from service.diagnosis.certificates import check_certificate
 from service.diagnosis.findings import Finding
 from service.diagnosis.machine_limits import (
     check_disk,
@@ -221,6 +224,58 @@ def test_check_port__address_of_another_machine() -> None:
     assert "RTMDET_HOST" in finding.advice
 
 
+def test_check_port__name_of_no_machine() -> None:
+    """The numbers of these errors are no errnos; `rtmdet serve` says it in the same words."""
+    with pytest.raises(socket.gaierror) as caught:
+        socket.getaddrinfo("nosuch.invalid", 8000)
+    finding = check_port("nosuch.invalid", 8000)
+    assert finding.detail == f"cannot listen: {caught.value.strerror}"
+
+
+# -- certificate
+
+
+NOW = datetime(2026, 7, 1, 12, tzinfo=UTC)
+
+
+def write_certificate(path: Path, until: datetime) -> None:
+    """As files have them: the server's own first, then who signed it (valid for longer)."""
+    issued = trustme.CA().issue_cert("localhost", not_after=until)
+    path.write_bytes(b"".join(pem.bytes() for pem in issued.cert_chain_pems))
+
+
+@pytest.mark.parametrize(
+    ("until", "level", "says"),
+    [
+        (NOW + timedelta(days=15), "ok", "is valid until 2026-07-16 12:00 UTC"),
+        (NOW + timedelta(days=14), "warning", "expires in 14 days, at 2026-07-15 12:00 UTC"),
+        (NOW + timedelta(hours=1), "warning", "expires in 0 days, at 2026-07-01 13:00 UTC"),
+        (NOW, "problem", "expired at 2026-07-01 12:00 UTC"),
+        (datetime(2051, 1, 2, tzinfo=UTC), "ok", "is valid until 2051-01-02 00:00 UTC"),
+    ],
+)
+def test_check_certificate__that_expires(
+    tmp_path: Path, until: datetime, level: str, says: str
+) -> None:
+    path = tmp_path / "server.pem"
+    write_certificate(path, until)
+    finding = check_certificate(path, NOW)
+    assert (finding.level, finding.detail) == (level, f"{path} {says}")
+    assert ("renew" in finding.advice) == (level != "ok")
+
+
+def test_check_certificate__that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "server.pem"
+    assert "No such file" in check_certificate(path, NOW).detail
+    path.write_text("no certificate")
+    assert "no certificate in PEM form" in check_certificate(path, NOW).detail
+    write_certificate(path, NOW)
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines[:3], "-----END CERTIFICATE-----"]))
+    finding = check_certificate(path, NOW)
+    assert (finding.level, finding.detail) == ("problem", f"{path}: the certificate is damaged")
+
+
 # -- settings
 
 
@@ -377,7 +432,9 @@ def test_check_gpus__by_nvidia_smi_or_by_the_driver(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert check_gpus(tmp_path)[0].detail.startswith("none")
-    file_system(tmp_path, gpus__0__information="Model: \t\t Imagined GPU\nIRQ: 1\n")
+    file_system(
+        tmp_path, proc__driver__nvidia__gpus__0__information="Model: \t\t Imagined GPU\nIRQ: 1\n"
+    )
     assert check_gpus(tmp_path)[0].detail == "Imagined GPU"
     smi = tmp_path / "nvidia-smi"
     smi.write_text("#!/bin/sh\necho driver mismatch; exit 9\n")
@@ -488,6 +545,15 @@ def test_doctor__problems_end_with_exit_code_1(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "its sha256 is not the manifest's" in done.stdout
     assert "did you mean RTMDET_PORT?" in done.stdout
+
+
+def test_doctor__certificate_that_has_expired(tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "boxes")
+    write_certificate(tmp_path / "server.pem", datetime(2020, 1, 1, tzinfo=UTC))
+    repository, certificate = str(tmp_path / "models"), str(tmp_path / "server.pem")
+    done = doctor("--repository", repository, RTMDET_TLS_CERTIFICATE=certificate)
+    assert done.returncode == 1
+    assert "server.pem expired at 2020-01-01 00:00 UTC" in done.stdout
 
 
 def test_doctor__graph_that_is_none(tmp_path: Path) -> None:

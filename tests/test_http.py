@@ -275,14 +275,22 @@ def test_problems__every_code_is_explained(client: httpx.Client) -> None:
         body = client.get(f"/problems/{code}").json()
         assert body["code"] == code
         assert body["meaning"]
-    assert client.get("/problems/none").status_code == 404
+
+
+def test_problems__unknown_code_is_a_problem_itself(client: httpx.Client) -> None:
+    refused = client.get("/problems/request-refused")
+    assert refused.headers["content-type"] == "application/problem+json"
+    body = refused.json()
+    assert (refused.status_code, body["status"], body["code"]) == (404, 404, "not-found")
+    assert body["instance"] == "/problems/request-refused"
+    assert body["request_id"] == refused.headers["x-request-id"]
+    listed = body["detail"].partition("there are: ")[2].rstrip(".").split(", ")
+    assert listed == sorted(all_problems())
 
 
 def test_problem_codes__are_these() -> None:
     """Clients tell errors apart by them: none may change by accident."""
     assert {code: HTTP_STATUS.get(kind) for code, kind in all_problems().items()} == {
-        "internal": 500,
-        "request-refused": 400,
         "invalid-request": 400,
         "undecodable-image": 400,
         "unauthenticated": 401,
@@ -296,7 +304,6 @@ def test_problem_codes__are_these() -> None:
         "unknown-model": 404,
         "model-not-loadable": 409,
         "answer-too-large": 413,
-        "unavailable": 503,
         "overloaded": None,
         "request-timeout": 408,
         "deadline-exceeded": 504,

@@ -14,7 +14,7 @@ from model.__main__ import app
 from model.checkpoints.checkpoint_files import export_published, load_checkpoint, save_checkpoint
 from model.checkpoints.published import PUBLISHED, PublishedModel
 from model.classifier import build_classifier
-from model.command_line import parse_input_size, table
+from model.command_line import how_to_get, parse_input_size, table
 from model.config import CLASSIFIERS, VARIANTS
 from model.manifest import Source, read_checkpoint_manifest, read_model_manifest
 from model.rtmdet import RTMDet, build_rtmdet
@@ -410,10 +410,17 @@ def test_commands__say_which_extra_they_need(cats: Path) -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=PROJECT
     )
     assert done.returncode == 2
-    assert done.stderr == (
-        "rtmdet: this command needs the export extra: "
-        "pip install '.[export]' in the project's folder\n"
-    )
+    assert done.stderr == f"rtmdet: this command needs the export extra: {how_to_get('export')}\n"
+
+
+def test_how_to_get__what_is_missing_is_brought_by_what_installed_the_rest(tmp_path: Path) -> None:
+    assert how_to_get("export", tmp_path) == "pip install '.[export]' in the project's folder"
+    (tmp_path / "Makefile").touch()
+    (tmp_path / ".venv").mkdir()
+    assert "pip install" in how_to_get("export", tmp_path)
+    (tmp_path / ".venv").rmdir()
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    assert how_to_get("export", tmp_path) == f"make setup (in {tmp_path})"
 
 
 @pytest.mark.parametrize(

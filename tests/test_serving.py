@@ -305,7 +305,11 @@ def test_detect_command__pictures_of_one_name_do_not_overwrite_each_other(
 @pytest.mark.parametrize(
     ("arguments", "environment", "says"),
     [
-        (["--repository", "nowhere"], {}, "no model repository at nowhere"),
+        (
+            ["--repository", "nowhere"],
+            {},
+            f"no model repository at {Path('nowhere').absolute()}: name",
+        ),
         ([], {"RTMDET_PORT": "70000"}, "RTMDET_PORT"),
         ([], {"RTMDET_MODELS": "boxes,bokses"}, "did you mean 'boxes'"),
         (["--default-model", "nothing"], {}, "default model 'nothing'"),
@@ -341,4 +345,19 @@ def test_serve__port_that_is_taken(repository: Path) -> None:
             timeout=60,
         )
     assert done.returncode == 2
-    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert f"cannot listen on 127.0.0.1:{port}: Address already in use" in done.stderr
+
+
+def test_serve__no_repository_is_told_before_the_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [str(RTMDET), "serve", "--port", port, "--repository", str(tmp_path / "none")],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"rtmdet: no model repository at {tmp_path / 'none'}: name one with")

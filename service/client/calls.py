@@ -19,11 +19,9 @@ from service.client.pictures import (
     raw_body,
 )
 from service.client.results import DetectionResult, Limits, Model
+from service.timeouts import MAX_TIMEOUT_MS
 
 T = TypeVar("T")
-
-#: Longest time that a request may allow itself at the server, in milliseconds.
-_MAX_TIMEOUT_MS = 600_000
 
 PictureFormat = Literal["jpeg", "png"]
 
@@ -50,7 +48,7 @@ class Call(Generic[T]):
     def encode(self, remaining_ms: float) -> tuple[Fields, Body | None]:
         """The query and the body of an attempt that is waited for so long."""
         options = self.options
-        if self.is_timed and remaining_ms <= _MAX_TIMEOUT_MS:
+        if self.is_timed and remaining_ms <= MAX_TIMEOUT_MS:
             options = (*options, ("timeout_ms", str(max(1, int(remaining_ms)))))
         if self.as_form:
             return (), form_body(self.pieces, options)

@@ -12,6 +12,11 @@ from service.version import VERSION
 # Zero would mean not to wait at all, which is another kind of error.
 _SHORTEST_S = 0.001
 
+_CLOSED = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+
+#: What OpenSSL makes of an answer in plain HTTP.
+_NO_TLS_AT_ALL = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "HTTP_REQUEST"})
+
 
 def connection_settings(
     base_url: str,
@@ -77,13 +82,9 @@ def failure_of(error: httpx.RequestError, *, watch: ConnectionWatch, answered: b
         return Failure("timed out", timed_out=True)
     if answered:
         return Failure(f"the answer broke off: {error}", may_pass=False)
-    certificate = _certificate_error(error)
-    if certificate is not None:
-        wrong = certificate.verify_message
-        return Failure(
-            f"its certificate is not trusted: {wrong}; give its authority in ssl_context",
-            may_pass=False,
-        )
+    wrong = _tls_error(error)
+    if wrong is not None:
+        return Failure(_tls_reason(wrong), may_pass=False)
     ours = isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)
     broke = isinstance(error, httpx.NetworkError | httpx.RemoteProtocolError)
     return Failure(
@@ -93,13 +94,23 @@ def failure_of(error: httpx.RequestError, *, watch: ConnectionWatch, answered: b
     )
 
 
-def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
+def _tls_error(error: BaseException) -> ssl.SSLError | None:
+    """What the two ends do not agree on, and never will; a connection that was closed is none."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, _CLOSED):
             return cause
         cause = cause.__cause__ or cause.__context__
     return None
+
+
+def _tls_reason(error: ssl.SSLError) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        wrong = error.verify_message
+        return f"its certificate is not trusted: {wrong}; give its authority in ssl_context"
+    if error.reason in _NO_TLS_AT_ALL:
+        return "what answers there speaks no TLS; is it http instead of https?"
+    return f"no TLS with it: {error.reason or error}"
 
 
 def too_late() -> httpx.TimeoutException:

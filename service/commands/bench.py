@@ -5,16 +5,20 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from model.command_line import print_whole
+from service.commands.addresses import is_address, with_scheme
 from service.commands.options import Model
 from service.load_testing.request_bytes import (
     BODIES,
     Picture,
     RequestShape,
+    Target,
     is_secret,
     parse_header,
     parse_option,
@@ -58,8 +62,8 @@ def bench(  # noqa: PLR0913 - one parameter for each option of the command
         list[str] | None,
         typer.Argument(
             metavar="[URL] [IMAGE]...",
-            help=f"Where to send (default: {_DEFAULT_URL}), and pictures to send in turn "
-            "(default: one of the bench's own).",
+            help=f"Where to send (default: {_DEFAULT_URL}; a URL without a path gets /detect), and "
+            "pictures to send in turn (default: one of the bench's own).",
         ),
     ] = None,
     rate: Annotated[
@@ -158,7 +162,7 @@ def bench(  # noqa: PLR0913 - one parameter for each option of the command
     )
     url, paths = _parted(targets or [])
     order = BenchOrder(
-        target=parse_target(url),
+        target=_target(url),
         shape=shape,
         pictures=_pictures(paths, picture_size),
         plan=plan,
@@ -180,7 +184,7 @@ def _write(found: "Bench", json_file: str | None, plot: Path | None) -> None:
     from service.load_testing.tables import print_bench
 
     if json_file == "-":
-        typer.echo(json.dumps(bench_json(found), indent=1))
+        print_whole(json.dumps(bench_json(found), indent=1))
     else:
         print_bench(found)
     if json_file not in (None, "-"):
@@ -199,10 +203,23 @@ def _require_folders(*files: str | Path | None) -> None:
 
 def _parted(targets: Sequence[str]) -> tuple[str, list[Path]]:
     """The URL, and the pictures."""
-    urls = [each for each in targets if "://" in each]
+    urls = [with_scheme(each) for each in targets if is_address(each)]
     if len(urls) > 1:
         raise ValueError(f"{', '.join(urls)}: one server at a time; give one URL")
-    return (urls or [_DEFAULT_URL])[0], [Path(each) for each in targets if "://" not in each]
+    return (urls or [_DEFAULT_URL])[0], [Path(each) for each in targets if not is_address(each)]
+
+
+def _target(url: str) -> Target:
+    """Where requests go: without a path, to where ours takes pictures."""
+    target = parse_target(url)
+    if target.resource != "/" or url.endswith("?"):
+        return target
+    typer.echo(
+        f"{url} has no path: sending to {target.origin}/detect "
+        f"(for the root, write {target.origin}/?)",
+        err=True,
+    )
+    return replace(target, resource="/detect")
 
 
 def _pictures(paths: Sequence[Path], size: str) -> list[Picture]:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from service.commands.addresses import base_url
 from service.commands.options import Model, Repository
 from service.detection import DetectOptions
 from service.http_api.options import parse_options
@@ -83,4 +84,5 @@ def _at_server(
         from service.commands.detecting_at_server import detect_at_server
     except ModuleNotFoundError as error:
         raise ValueError(str(error)) from error
-    return asyncio.run(detect_at_server(server, api_key, images, options, out=out, as_json=as_json))
+    url = base_url(server)
+    return asyncio.run(detect_at_server(url, api_key, images, options, out=out, as_json=as_json))

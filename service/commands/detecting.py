@@ -1,6 +1,7 @@
 """What `rtmdet detect` prints of each picture, wherever the detecting is done."""
 
 import asyncio
+import os
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
@@ -9,6 +10,9 @@ from typing import Protocol
 
 import typer
 
+from model.command_line import print_whole
+from model.durable import part_of
+
 #: Detects in the picture at a path, draws it to the other path if there is one, and gives what is
 #: to be printed. Raises PictureFailed or OSError where the picture is at fault.
 DetectOne = Callable[[Path, Path | None], Coroutine[None, None, str]]
@@ -16,6 +20,10 @@ DetectOne = Callable[[Path, Path | None], Coroutine[None, None, str]]
 
 class PictureFailed(Exception):
     """One picture has no result, and the others may."""
+
+
+class NotDrawn(OSError):
+    """A drawn picture cannot be written; neither can the others."""
 
 
 class Found(Protocol):
@@ -60,13 +68,47 @@ async def _printed(path: Path, task: asyncio.Task[str]) -> bool:
     try:
         text = await task
     except PictureFailed as error:
-        typer.echo(f"{path}: {error}", err=True)
+        typer.echo(f"{shown(path)}: {error}", err=True)
+    except NotDrawn:
+        raise
     except OSError as error:
-        typer.echo(f"{error.filename or path}: {error.strerror or error}", err=True)
+        typer.echo(f"{shown(error.filename or path)}: {error.strerror or error}", err=True)
     else:
-        typer.echo(text)
+        print_whole(text)
         return True
     return False
+
+
+def shown(path: Path | str) -> str:
+    r"""The name of a file as text, which JSON and terminals can take.
+
+    >>> shown(os.fsdecode(b"caf\xe9.jpg"))
+    'caf\\xe9.jpg'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def read_picture(path: Path, max_bytes: int) -> bytes:
+    """The bytes of a file, which need not end. Raises OSError, PictureFailed."""
+    with path.open("rb") as file:
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise PictureFailed(f"it has more than the {max_bytes} bytes that a picture may have")
+    return content
+
+
+def write_drawn(path: Path, content: bytes) -> None:
+    """Write a drawn picture: whole, or not at all. Raises NotDrawn."""
+    part = part_of(path)
+    try:
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise NotDrawn(error.errno, error.strerror, shown(path)) from error
 
 
 def _drawn_paths(images: Sequence[Path], out: Path | None) -> list[Path | None]:
@@ -93,10 +135,10 @@ def listing(
     """What a person reads: a line per picture, a line per detection."""
     count = len(detections)
     counted = f"{count} detection" if count == 1 else f"{count} detections"
-    lines = [f"{path}: {counted}, {model_name}, {round(total_ms)} ms"]
+    lines = [f"{shown(path)}: {counted}, {model_name}, {round(total_ms)} ms"]
     for found in detections:
         x1, y1, x2, y2 = (round(side) for side in found.box)
         lines.append(f"  {found.score:.2f}  {found.label:<20} {x1},{y1} - {x2},{y2}")
     if drawn_path is not None:
-        lines.append(f"  drawn: {drawn_path}")
+        lines.append(f"  drawn: {shown(drawn_path)}")
     return "\n".join(lines)

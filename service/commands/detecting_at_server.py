@@ -1,5 +1,6 @@
 """`rtmdet detect --server`: sends the pictures to a server, several at once."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,14 @@ from service.client import (
     Unauthenticated,
 )
 from service.client.options import DetectOptions as ClientOptions
-from service.commands.detecting import PictureFailed, listing, print_in_order
+from service.commands.detecting import (
+    PictureFailed,
+    listing,
+    print_in_order,
+    read_picture,
+    shown,
+    write_drawn,
+)
 from service.detection import DetectOptions
 
 # Enough that the server always has one to decode and one to infer.
@@ -42,13 +50,14 @@ async def detect_at_server(
 
     async def detect_one(path: Path, drawn_path: Path | None) -> str:
         try:
-            result = await client.detect(path, **asked)
+            picture = await _sendable(path, client)
+            result = await client.detect(picture, **asked)
             if drawn_path is not None:
-                drawn_path.write_bytes(await client.draw(path, **asked))
+                write_drawn(drawn_path, await client.draw(picture, **asked))
         except ClientError as error:
             raise _judged(error) from error
         if as_json:
-            return replace(result, id=str(path)).to_json()
+            return replace(result, id=shown(path)).to_json()
         return listing(
             path,
             result.detections,
@@ -59,6 +68,14 @@ async def detect_at_server(
 
     async with AsyncClient(server, api_key=api_key, timeout_s=_TIMEOUT_S) as client:
         return await print_in_order(images, out, detect_one, at_once=_AT_ONCE)
+
+
+async def _sendable(path: Path, client: AsyncClient) -> Path | bytes:
+    """A file is sent from where it lies. Pipes and devices can be read once, and need not end."""
+    if path.is_file() or not path.exists():
+        return path
+    max_bytes = (await client.limits()).max_image_bytes
+    return await asyncio.to_thread(read_picture, path, max_bytes)
 
 
 def _asked(options: DetectOptions) -> ClientOptions:
@@ -75,6 +92,8 @@ def _asked(options: DetectOptions) -> ClientOptions:
 def _judged(error: ClientError) -> PictureFailed | ServerUnusable:
     if isinstance(error, TimedOut):
         return PictureFailed(str(error))
-    if isinstance(error, ConnectionFailed | BadAnswer | Unauthenticated | Forbidden):
+    if isinstance(error, Unauthenticated):
+        return ServerUnusable(f"{error}; give the key by --api-key or RTMDET_API_KEY")
+    if isinstance(error, ConnectionFailed | BadAnswer | Forbidden):
         return ServerUnusable(str(error))
     return PictureFailed(str(error))

@@ -4,7 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.codecs.drawing import draw_detections, encode_picture
-from service.commands.detecting import PictureFailed, listing, print_in_order
+from service.commands.detecting import (
+    PictureFailed,
+    listing,
+    print_in_order,
+    read_picture,
+    shown,
+    write_drawn,
+)
 from service.detection import DetectionResult, DetectOptions
 from service.detector import Detector
 from service.errors import ServiceError
@@ -26,9 +33,9 @@ async def detect_here(
         def present(result: DetectionResult, picture: Picture) -> str:
             if drawn_path is not None:
                 drawn = draw_detections(picture().pixels_bgr, result.detections)
-                drawn_path.write_bytes(encode_picture(drawn, "jpeg"))
+                write_drawn(drawn_path, encode_picture(drawn, "jpeg"))
             if as_json:
-                return detection_json(result, str(path), options.mask_format).decode()
+                return detection_json(result, shown(path), options.mask_format).decode()
             return listing(
                 path,
                 result.detections,
@@ -38,7 +45,8 @@ async def detect_here(
             )
 
         try:
-            return await detector.detect(path.read_bytes(), options, present)
+            content = read_picture(path, detector.limits.image.max_bytes)
+            return await detector.detect(content, options, present)
         except ServiceError as error:
             raise PictureFailed(str(error)) from error
 

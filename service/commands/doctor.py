@@ -1,16 +1,19 @@
 """`rtmdet doctor`: what a server would find here, as a report to read or to paste."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from model.command_line import print_whole
 from model.repository import ModelRepository
 from service.cgroups import read_cgroup_limits
 from service.commands.options import Repository
 from service.cores import num_allowed_cores
 from service.diagnosis.accelerators import check_gpus
+from service.diagnosis.certificates import check_certificate
 from service.diagnosis.findings import Finding
 from service.diagnosis.machine_limits import (
     check_disk,
@@ -59,12 +62,13 @@ def doctor(
         *_machine(read.settings),
         *check_gpus(),
         *read.findings,
+        *_certificates(read.settings),
         check_port(read.settings.host, read.settings.port),
         *check_chosen(models.names(), read.settings.models, read.settings.default_model),
         *check_models(models, lambda source: open_runtime(source, read.settings)),
     ]
     report = Report(findings, list_settings(read, os.environ, overrides))
-    typer.echo(as_json(report) if json else as_text(report))
+    print_whole(as_json(report) if json else as_text(report))
     raise typer.Exit(EXIT_PROBLEM if report.verdict == "problem" else 0)
 
 
@@ -79,6 +83,12 @@ def _machine(settings: Settings) -> list[Finding]:
         check_disk(settings.model_repository),
         *check_secret_files(settings),
     ]
+
+
+def _certificates(settings: Settings) -> list[Finding]:
+    if settings.tls_certificate is None:
+        return []
+    return [check_certificate(settings.tls_certificate, datetime.now(UTC))]
 
 
 def check_secret_files(settings: Settings) -> list[Finding]:

@@ -2,14 +2,13 @@
 
 import json as json_format
 import re
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from model.command_line import one_line_errors, table
+from model.command_line import one_line_errors, print_whole, table
 from service.access.key_file import changing, read_keys, write_keys
 from service.access.keys import NAME_PATTERN, SCOPES, ApiKey, Scope, create_key
 
@@ -50,7 +49,7 @@ def create(
             )
         write_keys(file, [*known, key])
         try:
-            _show(secret)
+            print_whole(secret)
         except BaseException:
             # A key that nobody has seen is of no use, and would keep its name.
             write_keys(file, known)
@@ -87,14 +86,6 @@ def revoke(name: Name, file: File) -> None:
             raise ValueError(f"there is no key named '{name}' in {file}; see `rtmdet keys list`")
         write_keys(file, kept)
     typer.echo(f"key '{name}' is revoked", err=True)
-
-
-def _show(secret: str) -> None:
-    """Print it where it is sure to arrive. Raises OSError."""
-    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - it may be closed
-        raise OSError("there is no standard output to print the key to")
-    typer.echo(secret)
-    sys.stdout.flush()
 
 
 def _parse_scopes(text: str) -> tuple[Scope, ...]:

@@ -11,12 +11,14 @@ from typing import Annotated
 
 import typer
 
+from model.repository import ModelRepository
 from service.access.gate import Gate
 from service.commands.options import Repository
 from service.detector import Detector
 from service.http_api.draining import Draining
 from service.http_api.serving.stopping import StoppedEarly, StopSignals
 from service.http_api.serving.tls import ServerTls, tls_files
+from service.listening import bound_socket, reason_of
 from service.logs import configure_logs
 from service.settings import Settings, SettingsError, load_settings
 from service.wiring import build_detector, build_gate, choose_tracing
@@ -42,7 +44,9 @@ def serve(
     stopping = StopSignals()
     stopping.install()
     tracing = choose_tracing(settings)
-    # Before the models are loaded: what is wrong with keys, port or certificate is known at once.
+    # Before the models are loaded: what is wrong is known at once. The repository comes first, for
+    # whoever is in another folder than they think has more to mend than a port.
+    ModelRepository(settings.model_repository).require()
     gate = build_gate(settings)
     listener = _listen(settings)
     files = tls_files(settings)
@@ -135,20 +139,12 @@ def _membership(networks: tuple[str, ...]) -> Callable[[str], bool]:
 
 
 def _listen(settings: Settings) -> socket.socket:
-    """A bound socket that does not listen yet: until the models are loaded, connections are refused
-    and do not wait for an answer."""
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Bound, and not listening yet: until the models are loaded, connections are refused and do
+    not wait for an answer."""
     try:
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind((settings.host, settings.port))
-        return listener
+        return bound_socket(settings.host, settings.port)
     except OSError as error:
-        listener.close()
-        reason = os.strerror(error.errno) if error.errno else str(error)
         raise SettingsError(
-            f"cannot listen on {settings.host}:{settings.port}: {reason}; "
+            f"cannot listen on {settings.host}:{settings.port}: {reason_of(error)}; "
             "choose another --host or --port"
         ) from error

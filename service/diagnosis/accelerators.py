@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from service.diagnosis.findings import Finding
+from service.runtime.nvidia_driver import gpu_names
 
 _AREA = "accelerators"
 
@@ -13,10 +14,10 @@ _QUERY = "--query-gpu=name,memory.total,driver_version,compute_cap"
 _WITHIN_S = 10.0
 
 
-def check_gpus(proc: Path = Path("/proc/driver/nvidia")) -> list[Finding]:
+def check_gpus(root: Path = Path("/")) -> list[Finding]:
     """NVIDIA GPUs: by `nvidia-smi` where it is, else by the driver's own files."""
     if not (command := shutil.which("nvidia-smi")):
-        return [_by_driver(proc)]
+        return [_by_driver(root)]
     try:
         done = subprocess.run(
             [command, _QUERY, "--format=csv,noheader"],
@@ -42,13 +43,8 @@ def list_gpus(lines: Sequence[str]) -> list[Finding]:
     ]
 
 
-def _by_driver(proc: Path) -> Finding:
-    names = [
-        line.partition(":")[2].strip()
-        for path in sorted(proc.glob("gpus/*/information"))
-        for line in path.read_text().splitlines()
-        if line.startswith("Model:")
-    ]
+def _by_driver(root: Path) -> Finding:
+    names = gpu_names(root)
     return Finding(_AREA, "gpu", "ok", ", ".join(names), data={"gpus": names}) if names else _none()
 
 

@@ -3,10 +3,9 @@
 import errno
 import http.client
 import json
-import os
-import socket
 
 from service.diagnosis.findings import Finding
+from service.listening import bound_socket, reason_of
 
 _AREA = "port"
 
@@ -22,26 +21,18 @@ def check_port(host: str, port: int) -> Finding:
     if port == 0:
         return Finding(_AREA, name, "ok", "a free port is taken at every start")
     try:
-        _listen(host, port)
+        with bound_socket(host, port) as listener:
+            # Of two sockets that are bound with SO_REUSEADDR the second learns of the first here.
+            listener.listen(1)
     except OSError as error:
         return _taken(name, host, port, error)
     return Finding(_AREA, name, "ok", "free", data={"free": True})
 
 
-def _listen(host: str, port: int) -> None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        # Of two sockets that are bound with SO_REUSEADDR the second learns of the first here.
-        listener.listen(1)
-
-
 def _taken(name: str, host: str, port: int, error: OSError) -> Finding:
     if error.errno != errno.EADDRINUSE:
-        reason = os.strerror(error.errno) if error.errno else str(error)
         advice = "choose another RTMDET_HOST or RTMDET_PORT"
-        return Finding(_AREA, name, "problem", f"cannot listen: {reason}", advice)
+        return Finding(_AREA, name, "problem", f"cannot listen: {reason_of(error)}", advice)
     data: dict[str, object] = {"free": False}
     if is_ours(_EVERYWHERE.get(host, host), port):
         detail = "an RTMDet server answers there"

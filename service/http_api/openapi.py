@@ -7,7 +7,6 @@ from starlette.responses import Response
 
 from service.http_api.negotiation import JPEG, JSON, PNG
 from service.http_api.operation_schemas import (
-    CodesSchema,
     LimitsSchema,
     LivezSchema,
     MeaningSchema,
@@ -250,7 +249,7 @@ PROBLEM: dict[str, Any] = {
     "tags": ["operation"],
     "responses": {
         200: _answer("What it means.", MeaningSchema),
-        404: _answer("No such code; the answer lists those there are.", CodesSchema),
+        404: _problem("No such code; `detail` lists those there are."),
     },
 }
 

@@ -1,5 +1,7 @@
 """The endpoints for whoever runs a server: how it is, what it takes, what it counts."""
 
+from http import HTTPStatus
+
 from fastapi import APIRouter, Request
 from pydantic_core import to_json
 from starlette.responses import RedirectResponse, Response
@@ -11,7 +13,8 @@ from service.http_api.asked import detector_of, max_batch_bytes
 from service.http_api.docs_page import docs_page
 from service.http_api.draining import Draining
 from service.http_api.negotiation import JSON
-from service.http_api.problems import all_problems
+from service.http_api.problems import MEDIA_TYPE, all_problems, plain_problem
+from service.request_context import request_id
 from service.telemetry import CONTENT_TYPE
 
 router = APIRouter()
@@ -88,13 +91,22 @@ async def root() -> Response:
 
 
 @router.get("/problems/{code}", **openapi.PROBLEM)
-async def problem(code: str) -> Response:
+async def problem(request: Request, code: str) -> Response:
     """What a problem's `type` means."""
     kinds = all_problems()
     kind = kinds.get(code)
     if kind is None:
-        body: dict[str, object] = {"codes": sorted(kinds)}
-        return Response(to_json(body), 404, media_type=JSON)
+        return Response(
+            plain_problem(
+                404,
+                HTTPStatus.NOT_FOUND.phrase,
+                f"No problem has this code; there are: {', '.join(sorted(kinds))}.",
+                instance=request.url.path,
+                request_id=request_id.get(),
+            ),
+            404,
+            media_type=MEDIA_TYPE,
+        )
     body = {"code": kind.code, "title": kind.title, "meaning": _meaning(kind)}
     return Response(to_json(body), media_type=JSON)
 

@@ -72,9 +72,3 @@ class MeaningSchema(BaseModel):
     code: str
     title: str
     meaning: str
-
-
-class CodesSchema(BaseModel):
-    """Every code that there is."""
-
-    codes: list[str]

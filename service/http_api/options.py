@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from service.detection import DetectOptions, MaskFormat, Priority
 from service.errors import FieldError, InvalidOption
+from service.timeouts import MAX_TIMEOUT_MS
 
 #: What other servers call them.
 ALIASES: dict[str, str] = {
@@ -20,9 +21,6 @@ ALIASES: dict[str, str] = {
     "overlap": "iou_threshold",
     "max_det": "max_detections",
 }
-
-#: Longest time that a request may allow itself.
-MAX_TIMEOUT_MS = 600_000
 
 #: Longest name or value of an option.
 MAX_TEXT = 16_384

@@ -110,11 +110,14 @@ def problem_code(title: str) -> str:
 
 
 def all_problems() -> dict[str, type[ServiceError]]:
-    """Every code that an answer may carry, to its class."""
+    """Every code that an answer may carry, to its class; those that only stand above others are
+    never raised."""
     found: dict[str, type[ServiceError]] = {}
     waiting: list[type[ServiceError]] = [ServiceError]
     while waiting:
         kind = waiting.pop()
-        found[kind.code] = kind
-        waiting.extend(kind.__subclasses__())
+        below = kind.__subclasses__()
+        if not below:
+            found[kind.code] = kind
+        waiting.extend(below)
     return found

@@ -62,7 +62,10 @@ class Campaign:
             raise CannotConnect(f"a first request failed: {answer.failure}")
         if 300 <= answer.status < 500 and answer.outcome is Outcome.FAILED:
             said = " ".join(answer.excerpt.split())
-            raise RefusedTrial(f"the server answers {answer.status}: {said or 'without a word'}")
+            hint = "; give a key by --api-key or RTMDET_API_KEY" if answer.status == 401 else ""
+            raise RefusedTrial(
+                f"the server answers {answer.status}: {said or 'without a word'}{hint}"
+            )
 
     async def run_rates(self, rates_per_s: Sequence[float]) -> list[RunFigures]:
         """A run at each rate."""

@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from service.runtime.nvidia_driver import gpu_names
+
 RuntimeName = Literal["openvino", "torch", "fake"]
 
 _FILES = Path("/")
@@ -138,12 +140,7 @@ def _gpu_name(root: Path) -> str | None:
     through_windows = (root / "dev/dxg").exists() and (root / _WINDOWS_CUDA).exists()
     if not through_windows and not any((root / "dev").glob("nvidia[0-9]*")):
         return None
-    for information in sorted((root / "proc/driver/nvidia/gpus").glob("*/information")):
-        for line in information.read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name == "Model":
-                return value.strip()
-    return "an NVIDIA GPU"
+    return next(iter(gpu_names(root)), "an NVIDIA GPU")
 
 
 def _ask_torch() -> CudaDevice:
