@@ -2,7 +2,6 @@
 
 import asyncio
 import gc
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -14,8 +13,8 @@ from tests.fake_serving import fake_detector, picture
 
 
 @pytest.fixture
-def detector(tmp_path: Path) -> Iterator[Detector]:
-    yield fake_detector(tmp_path)
+def detector(tmp_path: Path) -> Detector:
+    return fake_detector(tmp_path)
 
 
 async def post(app, query: bytes, body: bytes) -> int:

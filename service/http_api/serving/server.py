@@ -153,12 +153,12 @@ class GracefulServer(uvicorn.Server):
         self._stopping.end_within(
             delay_s + self._ending.request_timeout_s + 3 * GRACE_S + _FIRST_REQUEST_S
         )
+        new_ones = f"new ones are taken for another {delay_s:g} s" if delay_s else "no new ones"
         logger.info(
-            "%s: draining, requests in flight: %d; new ones are taken for another %g s. "
-            "A second signal ends at once.",
+            "%s: draining, requests in flight: %d; %s. A second signal ends at once.",
             signal_name,
             self._num_in_flight(),
-            delay_s,
+            new_ones,
         )
         return delay_s
 
