@@ -12,7 +12,6 @@ one picture in this process, and where the time goes.
 """
 
 import argparse
-import asyncio
 import os
 import statistics
 import tempfile
@@ -39,6 +38,7 @@ from model.repository import ModelRepository, RepositoryModel
 from service.codecs.images import ImageLimits, decode
 from service.detection import DetectionResult, DetectOptions, ModelIdentity, Timings
 from service.http_api.schemas import detection_json
+from service.load_testing.order import run_on_time
 from service.model_options import postprocess_settings
 from service.runtime.openvino_session import OpenVINOSession
 from service.scheduler.requests import InferenceRow
@@ -92,7 +92,7 @@ def measure(name: str, repository: Path, jpeg: bytes, options: argparse.Namespac
         for _ in range(options.rounds):
             engine = bare_engine_rate(model, options.seconds)
             bound = work.rate(engine, options.seconds)
-            asked = asyncio.run(closed_loop(port, jpeg, options.clients, options.seconds))
+            asked = run_on_time(closed_loop(port, jpeg, options.clients, options.seconds))
             server = len(asked) / options.seconds
             turns.append((engine, bound, server))
             print(
@@ -100,7 +100,7 @@ def measure(name: str, repository: Path, jpeg: bytes, options: argparse.Namespac
                 f"{server / engine:10.3f} {server / bound:10.3f}"
             )
             by_hand_s = work.alone_s(options.seconds / 2)
-            alone += (few := asyncio.run(closed_loop(port, jpeg, 1, options.seconds / 2)))
+            alone += (few := run_on_time(closed_loop(port, jpeg, 1, options.seconds / 2)))
             overheads.append(statistics.median(each.seconds for each in few) - by_hand_s)
     of_engine = statistics.median(server / engine for engine, _, server in turns)
     of_bound = statistics.median(server / bound for _, bound, server in turns)

@@ -56,7 +56,7 @@ class _Parts:
             "on_header_field": lambda data, start, end: self._field.append(data[start:end]),
             "on_header_value": lambda data, start, end: self._value.append(data[start:end]),
             "on_header_end": self._header,
-            "on_part_data": lambda data, start, end: self._content.append(data[start:end]),
+            "on_part_data": self._data,
             "on_part_end": self._end,
         }
 
@@ -65,13 +65,27 @@ class _Parts:
         self._value: list[bytes] = []
         self._headers: dict[bytes, bytes] = {}
         self._content: list[bytes] = []
+        # What was seen of it and is not copied yet: pieces mostly follow each other.
+        self._start = self._stop = 0
+        self._body = b""
 
     def _header(self) -> None:
         self._headers[b"".join(self._field).lower()] = b"".join(self._value)
         self._field.clear()
         self._value.clear()
 
+    def _data(self, body: bytes, start: int, end: int) -> None:
+        if body is self._body and start == self._stop:
+            self._stop = end
+        else:
+            self._copy()
+            self._body, self._start, self._stop = body, start, end
+
+    def _copy(self) -> None:
+        self._content.append(self._body[self._start : self._stop])
+
     def _end(self) -> None:
+        self._copy()
         _, parameters = parse_options_header(self._headers.get(b"content-disposition"))
         name = parameters.get(b"name", b"").decode("utf-8", "replace")
         encoding = self._headers.get(b"content-transfer-encoding", b"").strip().lower()

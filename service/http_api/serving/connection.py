@@ -153,6 +153,7 @@ class HttpConnection(HttpToolsProtocol):
             # Begun once more, as an ordinary request, by `_decline_upgrade`.
             return
         super().on_headers_complete()
+        self.cycle.body = _Pieces()
         self._in_head = False
         self._in_body = True
         self._since_s = None
@@ -391,6 +392,29 @@ class HttpConnection(HttpToolsProtocol):
         since_s = self._table.waiting_since_s(self)
         if since_s is not None and now_s - since_s >= self._limits.idle_s:
             self.transport.close()
+
+
+class _Pieces(bytearray):
+    """A body as it comes, handed over without being copied into one buffer and out of it again.
+
+    In place of the buffer of uvicorn, which adds to it, takes its length, and makes bytes of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+        self._num_bytes = 0
+
+    def __len__(self) -> int:
+        return self._num_bytes
+
+    def __iadd__(self, piece: bytes) -> "_Pieces":  # pyright: ignore[reportIncompatibleMethodOverride]
+        self._pieces.append(piece)
+        self._num_bytes += len(piece)
+        return self
+
+    def __bytes__(self) -> bytes:
+        return b"".join(self._pieces)
 
 
 def _reason(error: httptools.HttpParserError, data: bytes) -> Refusal:
