@@ -14,6 +14,7 @@ from service.commands import serve as serving
 from service.detector import Detector, DetectorLimits
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
+from service.scheduler.batcher import Batcher
 from service.scheduler.call_threads import CallThreads
 from service.settings import Settings
 from service.tracing.base import Tracing
@@ -59,3 +60,8 @@ if __name__ == "__main__":
 
     serving.build_detector = {"loading": load_for_ever, "calls": load_held}[sys.argv[1]]
     app(["serve"])
+
+
+def all_ready(batcher: Batcher) -> bool:
+    """Whether everything that waits is decoded."""
+    return all(each.is_ready for each in batcher._queue._waiting)

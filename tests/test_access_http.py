@@ -36,6 +36,7 @@ from service.settings import Settings
 from service.wiring import build_detector
 from tests.api_keys import NOW, add_key
 from tests.app_routes import all_routes
+from tests.held_serving import all_ready
 from tests.repositories import write_model
 from tests.servers import running_server
 
@@ -625,7 +626,8 @@ def test_queue__takes_turns_by_key_where_addresses_are_the_same(tmp_path: Path) 
         for depth in range(1, 7):
             key, mark = (greedy, 1) if depth < 6 else (modest, 2)
             answers.append(threads.submit(post, key, mark))
-            while registry.resolve("boxes").batcher.num_waiting < depth:
+            batcher = registry.resolve("boxes").batcher
+            while batcher.num_waiting < depth or not all_ready(batcher):
                 time.sleep(0.001)
         proceed.set()
         assert {each.result() for each in answers} == {200}

@@ -338,6 +338,31 @@ def test_batcher__without_another_runtime_what_waits_is_answered() -> None:
     gate.open.set()
 
 
+def test_batcher__runtime_that_answers_in_time_does_not_hang_for_a_late_loop() -> None:
+    class Quick(FakeRuntime):
+        def infer(self, images: np.ndarray) -> Outputs:
+            time.sleep(0.02)
+            return super().infer(images)
+
+    async def use(batcher: Batcher) -> None:
+        answer = asyncio.create_task(
+            batcher.submit(picture(7), priority="normal", deadline_s=time.monotonic() + 10)
+        )
+        await asyncio.sleep(0.005)
+        # The loop is busy with something else, past the time that a call may take.
+        time.sleep(0.3)
+        assert token_of(await answer) == 7
+        assert batcher.problem is None
+
+    async def run() -> None:
+        batcher = Batcher(Quick(), max_waiting=10, recovery=Recovery(hang_s=0.1))
+        batcher.start()
+        await use(batcher)
+        await batcher.stop()
+
+    asyncio.run(run())
+
+
 def test_batcher__another_runtime_may_take_less_at_once() -> None:
     gate, small = Gate(), FakeRuntime(max_batch_size=2)
 

@@ -248,8 +248,8 @@ def write_certificate(path: Path, until: datetime) -> None:
     ("until", "level", "says"),
     [
         (NOW + timedelta(days=15), "ok", "is valid until 2026-07-16 12:00 UTC"),
-        (NOW + timedelta(days=14), "warning", "expires in 14 days, at 2026-07-15 12:00 UTC"),
-        (NOW + timedelta(hours=1), "warning", "expires in 0 days, at 2026-07-01 13:00 UTC"),
+        (NOW + timedelta(days=14), "warning", "expires at 2026-07-15 12:00 UTC, days left: 14"),
+        (NOW + timedelta(hours=1), "warning", "expires at 2026-07-01 13:00 UTC, days left: 0"),
         (NOW, "problem", "expired at 2026-07-01 12:00 UTC"),
         (datetime(2051, 1, 2, tzinfo=UTC), "ok", "is valid until 2051-01-02 00:00 UTC"),
     ],

@@ -28,6 +28,7 @@ from service.runtime.fake import FakeRuntime
 from service.scheduler.call_threads import CallThreads
 from service.settings import Settings
 from service.wiring import build_detector
+from tests.held_serving import all_ready
 from tests.repositories import CLASSES, write_model
 from tests.servers import running_server
 
@@ -475,7 +476,8 @@ def test_server__clients_take_turns(tmp_path: Path) -> None:
     detector = Detector(registry, CallThreads(2, "worker"), limits)
 
     def wait_for(depth: int) -> None:
-        while served.batcher.num_waiting < depth:
+        # Decoded, too: what is not is passed over.
+        while served.batcher.num_waiting < depth or not all_ready(served.batcher):
             time.sleep(0.001)
 
     served = registry.resolve("boxes")
@@ -578,12 +580,16 @@ def test_server__bug_of_ours_is_a_problem_with_its_id_and_logged_once(
     write_model(tmp_path, "boxes", input_size=(HEIGHT, WIDTH))
     detector = build_detector(Settings(model_repository=tmp_path, runtime="fake"))
     monkeypatch.setattr(detector, "detect", broken)
+    monkeypatch.setattr(detector.registry, "catalogue", broken)
     with running_server(create_app(detector, max_buffered_bytes=10**8)) as client:
-        response = post(client)
-    assert_problem(response, 500, "internal-server-error")
-    assert "a bug" not in response.text
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
-    assert response.headers["x-request-id"] in record.message
+        # The one is called at once, the other by the framework; both on one connection.
+        answers = [post(client), client.get("/models")]
+    for response in answers:
+        assert_problem(response, 500, "internal-server-error")
+        assert "a bug" not in response.text
+    logged = [record.message for record in caplog.records if record.levelname == "ERROR"]
+    ids = [response.headers["x-request-id"] for response in answers]
+    assert [f"request {each} failed" for each in ids] == logged
 
 
 def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> None:

@@ -17,7 +17,19 @@ def detector(tmp_path: Path) -> Detector:
     return fake_detector(tmp_path)
 
 
-async def post(app, query: bytes, body: bytes) -> int:
+FORM = "multipart/form-data; boundary=b"
+
+
+def form(*pictures: bytes) -> bytes:
+    parts = (
+        b'--b\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n%b\r\n'
+        % each
+        for each in pictures
+    )
+    return b"".join(parts) + b"--b--\r\n"
+
+
+async def post(app, path: str, query: bytes, content_type: str, body: bytes) -> int:
     """A request without a server, whose buffers would be in the way."""
     messages = [{"type": "http.request", "body": body, "more_body": False}]
     statuses: list[int] = []
@@ -31,10 +43,10 @@ async def post(app, query: bytes, body: bytes) -> int:
     scope = {
         "type": "http",
         "method": "POST",
-        "path": "/detect",
+        "path": path,
         "query_string": query,
         "scheme": "http",
-        "headers": [(b"content-type", b"image/png")],
+        "headers": [(b"content-type", content_type.encode())],
         "client": ("127.0.0.1", 1),
     }
     await app(scope, receive, send)
@@ -42,16 +54,23 @@ async def post(app, query: bytes, body: bytes) -> int:
 
 
 @pytest.mark.parametrize(
-    ("query", "body", "status"),
+    ("path", "query", "content_type", "body", "status"),
     [
-        pytest.param(b"timeout_ms=1", picture(), 504, id="in vain"),
-        pytest.param(b"score_threshold=2", picture(), 422, id="wrong option"),
-        pytest.param(b"", b"no picture", 400, id="no picture"),
+        pytest.param("/detect", b"timeout_ms=1", "image/png", picture(), 504, id="in vain"),
+        pytest.param("/detect", b"score_threshold=2", "image/png", picture(), 422, id="option"),
+        pytest.param("/detect", b"", "image/png", b"no picture", 400, id="no picture"),
+        pytest.param(
+            "/detect:batch", b"timeout_ms=1", FORM, form(picture(), picture()), 504, id="batch"
+        ),
+        pytest.param(
+            "/detect:batch", b"", FORM, form(picture(), b"none", b"none"), 200, id="part of a batch"
+        ),
     ],
 )
 def test_refused_request__leaves_no_garbage(
-    detector: Detector, query: bytes, body: bytes, status: int
+    detector: Detector, path: str, query: bytes, content_type: str, body: bytes, status: int
 ) -> None:
+    request = (path, query, content_type, body)
     app = create_app(detector, max_buffered_bytes=10**8)
     served = detector.registry.resolve(None)
 
@@ -60,13 +79,13 @@ def test_refused_request__leaves_no_garbage(
         for _ in range(5):
             served.batcher._latency.alone.observe(1, 10.0)
         for _ in range(3):
-            assert await post(app, query, body) == status
+            assert await post(app, *request) == status
         await asyncio.sleep(0.05)
         gc.collect()
         gc.set_debug(gc.DEBUG_SAVEALL)
         try:
             for _ in range(3):
-                assert await post(app, query, body) == status
+                assert await post(app, *request) == status
             await asyncio.sleep(0.05)
             gc.collect()
             return [each for each in gc.garbage if isinstance(each, FrameType)]

@@ -43,6 +43,17 @@ def test_yielding__raises_what_is_raised() -> None:
         yielding(1, fail)
 
 
+def test_yielding__where_it_is_forbidden_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbid(*_: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "setpriority", forbid)
+    assert yielding(5, lambda: "made") == "made"
+    assert "do not yield to others: Operation not permitted" in caplog.text
+
+
 PROGRAM = """
 import os, threading
 from pathlib import Path

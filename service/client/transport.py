@@ -82,7 +82,8 @@ def failure_of(error: httpx.RequestError, *, watch: ConnectionWatch, answered: b
         return Failure("timed out", timed_out=True)
     if answered:
         return Failure(f"the answer broke off: {error}", may_pass=False)
-    wrong = _tls_error(error)
+    # Of the handshake; what fails on a connection that had worked may pass.
+    wrong = _tls_error(error) if watch.opened else None
     if wrong is not None:
         return Failure(_tls_reason(wrong), may_pass=False)
     ours = isinstance(error, httpx.LocalProtocolError | httpx.UnsupportedProtocol)

@@ -1,7 +1,7 @@
 """Addresses of servers as people write them on a command line."""
 
+import os
 import re
-from pathlib import Path
 
 # A name or a bracketed IPv6 address, with a port, and a path perhaps.
 _HOST_AND_PORT = re.compile(r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d+(?:/.*)?")
@@ -13,7 +13,7 @@ def is_address(text: str) -> bool:
     >>> is_address("localhost:8000"), is_address("street.jpg")
     (True, False)
     """
-    return "://" in text or (bool(_HOST_AND_PORT.fullmatch(text)) and not Path(text).exists())
+    return "://" in text or (bool(_HOST_AND_PORT.fullmatch(text)) and not os.path.exists(text))
 
 
 def with_scheme(text: str) -> str:

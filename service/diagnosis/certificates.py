@@ -37,7 +37,7 @@ def check_certificate(path: Path, now: datetime) -> Finding:
     if until <= now:
         return Finding(_AREA, _NAME, "problem", f"{path} expired at {shown}", _RENEW, data)
     if until <= now + _SOON:
-        left = f"{path} expires in {days_left} days, at {shown}"
+        left = f"{path} expires at {shown}, days left: {days_left}"
         return Finding(_AREA, _NAME, "warning", left, _RENEW, data)
     return Finding(_AREA, _NAME, "ok", f"{path} is valid until {shown}", data=data)
 

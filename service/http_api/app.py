@@ -21,6 +21,7 @@ from service.http_api.openapi import drop_unused_refusals
 from service.http_api.openapi_access import declare_access
 from service.http_api.reception import (
     DirectRoute,
+    LastResort,
     Observers,
     Reception,
     nobody_listens,
@@ -83,6 +84,7 @@ def create_app(
         AccessControl(gate),
         Observers(detector.metrics, detector.tracing, access_log),
     )
+    app.add_middleware(LastResort)
     app.add_exception_handler(ServiceError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_plainly)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)

@@ -13,7 +13,8 @@ from service.http_api.asked import detector_of, max_batch_bytes
 from service.http_api.docs_page import docs_page
 from service.http_api.draining import Draining
 from service.http_api.negotiation import JSON
-from service.http_api.problems import MEDIA_TYPE, all_problems, plain_problem
+from service.http_api.problems import MEDIA_TYPE, all_problems, plain_problem, problem_code
+from service.http_api.request_record import record_of
 from service.request_context import request_id
 from service.telemetry import CONTENT_TYPE
 
@@ -96,6 +97,7 @@ async def problem(request: Request, code: str) -> Response:
     kinds = all_problems()
     kind = kinds.get(code)
     if kind is None:
+        record_of(request).problem = problem_code(HTTPStatus.NOT_FOUND.phrase)
         return Response(
             plain_problem(
                 404,

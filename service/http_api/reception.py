@@ -25,7 +25,7 @@ from service.http_api.problems import (
     problem_response,
 )
 from service.http_api.request_ids import HEADER
-from service.http_api.request_record import RequestRecord, open_record
+from service.http_api.request_record import RequestRecord, open_record, record_of
 from service.http_api.request_spans import request_span
 from service.http_api.route_needs import NOWHERE
 from service.request_context import request_id
@@ -118,22 +118,24 @@ class Reception:
     async def _serve(
         self, scope: Scope, receive: Receive, send: Send, record: RequestRecord
     ) -> None:
-        rule = self._access.rule(scope)
+        is_counted = False
 
         async def send_noting(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.has_begun, record.status = True, message["status"]
                 identity = record.request_id.encode("latin-1")
-                remains = self._what_remains(record) if rule.is_rate_limited else ()
+                remains = self._what_remains(record) if is_counted else ()
                 message["headers"] = [*message["headers"], (_ID_HEADER, identity), *remains]
             else:
                 record.bytes_out += len(message.get("body", b""))
             await send(message)
 
-        record.route = None if rule.path == _OTHER_ROUTE else rule.path
         try:
+            rule = self._access.rule(scope)
+            record.route = None if rule.path == _OTHER_ROUTE else rule.path
             caller = record.caller = self._access.admit(scope, rule, record.address)
             if rule.is_rate_limited:
+                is_counted = True
                 self._access.charge(caller)
             if rule is NOWHERE:
                 # Answered here, so that nothing outside the table is reached without `admin`.
@@ -179,6 +181,26 @@ class Reception:
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+
+class LastResort:
+    """The same for bugs behind the framework, whose own layer would answer them in its own way.
+
+    ASGI middleware, to stand within that layer.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection event."""
+        try:
+            await self._app(scope, receive, send)
+        except Exception:
+            if scope["type"] != "http" or (record := record_of(Request(scope))).has_begun:
+                raise
+            logger.exception("request %s failed", record.request_id)
+            await _our_fault(record)(scope, receive, send)
 
 
 def refused(record: RequestRecord, error: ServiceError) -> Response:

@@ -127,8 +127,11 @@ async def _all(work: Sequence[Coroutine[None, None, bytes]]) -> list[bytes | Ser
     """Every answer, or why there is none. Raises what leaves no picture with an answer."""
     answers = await asyncio.gather(*work, return_exceptions=True)
     for answer in answers:
-        if isinstance(answer, BaseException) and not isinstance(answer, ServiceError):
-            raise answer
+        if isinstance(answer, BaseException):
+            if not isinstance(answer, ServiceError):
+                raise answer
+            # The frames that it left keep the pictures.
+            answer.__traceback__ = None
     if all(isinstance(answer, ServiceUnavailable) for answer in answers):
         # The same request has a chance later; a status says so to every client.
         raise answers[0]  # pyright: ignore[reportGeneralTypeIssues] - it is an exception
@@ -145,13 +148,14 @@ async def _unless_gone(request: Request, work: Coroutine[None, None, Content]) -
     """Await `work`, or cancel it when the client goes away: nobody would read the answer."""
     serving = asyncio.current_task()
     assert serving is not None
-    has_left = False
+    has_left = is_over = False
     leaving: asyncio.Future[Message] | None = None
 
     def left(_: object) -> None:
         nonlocal has_left
-        has_left = True
-        serving.cancel()
+        if not is_over:
+            has_left = True
+            serving.cancel()
 
     def watch() -> None:
         nonlocal leaving
@@ -168,9 +172,9 @@ async def _unless_gone(request: Request, work: Coroutine[None, None, Content]) -
             raise ClientDisconnect from None
         raise
     finally:
+        is_over = True
         watching.cancel()
         if leaving is not None:
-            leaving.remove_done_callback(left)
             leaving.cancel()
 
 

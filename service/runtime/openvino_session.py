@@ -166,7 +166,8 @@ class OpenVINOSession:
         """Release compiled graphs now; their threads stay with the plugin, for the next.
 
         OpenVINO does so with its objects, and this one may live on for long: a served model and its
-        queue refer to each other, and such circles are collected when there are many of them.
+        queue refer to each other, and such circles are collected late, or never where they were
+        there when the server began.
         """
         self._requests = queue.SimpleQueue()
         del self._alone_request, self._alone, self._together

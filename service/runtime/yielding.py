@@ -5,11 +5,14 @@ which a convolution runs, keeps all the others waiting too: the event loop, deco
 those that compute yield to them; it takes nothing from a machine that has nothing else to do.
 """
 
+import logging
 import os
 import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
+
+logger = logging.getLogger(__name__)
 
 Made = TypeVar("Made")
 
@@ -25,9 +28,7 @@ def yielding(niceness: int, make: Callable[[], Made]) -> Made:
     failed: list[BaseException] = []
 
     def run() -> None:
-        # Of this thread alone. It ends at once: only a privileged one could go back.
-        here = threading.get_native_id()
-        os.setpriority(os.PRIO_PROCESS, here, os.getpriority(os.PRIO_PROCESS, here) + niceness)
+        _be_nicer(niceness)
         try:
             made.append(make())
         except BaseException as error:
@@ -39,3 +40,13 @@ def yielding(niceness: int, make: Callable[[], Made]) -> Made:
     if failed:
         raise failed[0]
     return made[0]
+
+
+def _be_nicer(by: int) -> None:
+    """This thread alone. It ends soon: only a privileged one could go back."""
+    here = threading.get_native_id()
+    try:
+        os.setpriority(os.PRIO_PROCESS, here, os.getpriority(os.PRIO_PROCESS, here) + by)
+    except OSError as error:
+        # A courtesy; some sandboxes forbid it.
+        logger.warning("threads for inference do not yield to others: %s", error.strerror)

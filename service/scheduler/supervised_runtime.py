@@ -85,14 +85,18 @@ class SupervisedRuntime:
             # Its last call hung between the moment that this one was decided and now.
             raise RuntimeHung(self.problem)
         # The copy into one batch is made there too: it takes milliseconds.
+        call = opened.threads.run(lambda: opened.runtime.infer(stacked(images)))
         patience = asyncio.timeout(self.recovery.hang_s)
         try:
             async with patience:
-                return await opened.threads.run(lambda: opened.runtime.infer(stacked(images)))
+                return await call
         except TimeoutError:
             # It may be the runtime's own.
             if not patience.expired():
                 raise
+        if call.done() and not call.cancelled():
+            # It came in time: the event loop was late.
+            return call.result()
         self._hung(opened)
         raise RuntimeHung(
             f"the runtime gave no answer within {self.recovery.hang_s:g} s and is replaced; "
