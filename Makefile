@@ -4,6 +4,9 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 SERVING := .venv/.serving
 
+# Files stay together, so that what is shared within one is made once; who is done first helps.
+TESTS := $(BIN)/pytest --numprocesses 2 --dist worksteal -m 'not gpu'
+
 # Which of the project's own models `make shapes-model` trains again.
 MODEL ?= rtmdet-nano-shapes
 
@@ -40,7 +43,7 @@ docs: $(SERVING) ## Tables of the documents that the code gives: settings, metri
 	$(BIN)/python -m docs.generate
 
 test: $(INSTALLED) ## All tests that need no GPU
-	$(BIN)/pytest --numprocesses 2 -m 'not gpu'
+	$(TESTS)
 
 gpu: $(INSTALLED) ## The tests that need an NVIDIA GPU
 	$(BIN)/pytest -m gpu
@@ -50,7 +53,7 @@ check: $(INSTALLED) ## Format, lint, types, import rules, tests
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses 2 -m 'not gpu'
+	$(TESTS)
 
 format: $(INSTALLED) ## Put the code into its format
 	$(BIN)/ruff format .

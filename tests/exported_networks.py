@@ -1,7 +1,9 @@
 """Networks whose norms scale and shift, exported."""
 
+from functools import cache
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
@@ -36,3 +38,14 @@ def exported(network: RTMDet, folder: Path, **options: bool) -> Path:
         input_size=(64, 96),
     )
     return export_model(network, manifest, folder / "repository", name="shop", **options)
+
+
+def exported_once(name: str, factory: pytest.TempPathFactory) -> Path:
+    """`network_with_statistics(name)` exported, fp16 too, once for all tests: nobody changes it."""
+    return _exported_once(name, factory.getbasetemp() / f"exported-{name}")
+
+
+@cache
+def _exported_once(name: str, folder: Path) -> Path:
+    folder.mkdir()
+    return exported(network_with_statistics(name), folder, fp16=True)

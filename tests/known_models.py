@@ -3,10 +3,12 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from pycocotools import mask as coco_mask
 from torch import Tensor, nn
@@ -81,6 +83,12 @@ def make_it_predict(network: RTMDet, inputs: Sequence[NetworkInput]) -> None:
         hook.remove()
 
 
+def known_once(task: Task, factory: pytest.TempPathFactory) -> Known:
+    """Made once for all tests: nobody changes it."""
+    return make_known(task, factory.getbasetemp() / f"known-{task}")
+
+
+@cache
 def make_known(task: Task, folder: Path) -> Known:
     torch.manual_seed(0)
     torch.set_num_threads(1)

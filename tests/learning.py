@@ -30,6 +30,7 @@ from training.data.formats.layouts import DataSource, find_data
 from training.data.indexing.detection_index import DetectionIndex, build_index
 from training.data.sampling.loading import TrainingLoader
 from training.data.synthetic.data_set import ShapesPlan, write_shapes
+from training.data.synthetic.scenes import Scene
 from training.evaluation.average_precision import Metrics
 from training.evaluation.evaluator import EvaluationSettings, Evaluator
 from training.evaluation.predictors.torch_network import torch_predictor
@@ -38,7 +39,7 @@ from training.optimisation.optim import build_optimizer, scaled_lr
 from training.optimisation.schedule import learning_rate
 
 SIZE = 160
-BATCH_SIZE = 8
+BATCH_SIZE = 4
 
 _VARIANT: dict[Task, str] = {
     "detect": "rtmdet-tiny",
@@ -66,16 +67,25 @@ SMALL = replace(PLAIN, name="small", scale_range=(0.3, 0.4))
 
 
 def recipe_by_heart(task: Task, *, small_epochs: int = 0) -> TrainConfig:
-    """Learns 16 scenes by heart in 200 steps, perhaps after a stage of small ones."""
+    """Learns a batch of scenes by heart in 120 steps, perhaps after a stage of small ones.
+
+    For so short a run the average is shorter than the published one, which spans 5,000 steps, and
+    so is what the optimizer remembers of the gradients' squares.
+    """
     return TrainConfig(
         recipe=f"by-heart-{task}",
         model=ModelConfig(name=_VARIANT[task], input_size=(SIZE, SIZE)),
         stages=(SMALL, PLAIN) if small_epochs else (PLAIN,),
         data=DataConfig(batch_size=BATCH_SIZE, num_workers=0, cache_mib=64),
-        optimizer=OptimizerConfig(lr=0.005, lr_batch_size=BATCH_SIZE, max_grad_norm=35.0),
-        schedule=ScheduleConfig(epochs=small_epochs + 100, last_stage_epochs=100, warmup_steps=20),
-        # The published average spans 5,000 steps.
-        ema=EMAConfig(momentum=0.05, gamma=5.0),
+        optimizer=OptimizerConfig(
+            lr=0.004,
+            lr_batch_size=BATCH_SIZE,
+            betas=(0.9, 0.99),
+            weight_decay=0.0,
+            max_grad_norm=35.0,
+        ),
+        schedule=ScheduleConfig(epochs=small_epochs + 120, last_stage_epochs=120, warmup_steps=10),
+        ema=EMAConfig(momentum=0.1, gamma=3.0),
         loss=LossConfig(max_masks_per_image=32),
     )
 
@@ -89,6 +99,17 @@ class Lesson:
     val: DetectionIndex
 
 
+#: Seeds of scenes of two long shapes, two of every kind together. With x and y exchanged, or with
+#: mirrored angles, they do not cover themselves by half, and nor do the square boxes that an
+#: untrained head predicts: what learns or decodes so finds nothing.
+_SCENES = (1038, 1062, 1639, 3706)
+
+
+def unlike_scene(seed: int, size: int) -> Scene:
+    """One of the scenes that a lesson is made of; there are no more than a batch."""
+    return scene(_SCENES[seed % len(_SCENES)], size)
+
+
 def write_lesson(folder: Path, task: Task, *, num_train: int, num_val: int) -> Lesson:
     """Synthetic scenes on disk, read as a user's data set is.
 
@@ -96,7 +117,7 @@ def write_lesson(folder: Path, task: Task, *, num_train: int, num_val: int) -> L
     """
     write_shapes(
         folder / "set",
-        ShapesPlan(num_train=num_train, num_val=num_val, size=SIZE, draw=scene),
+        ShapesPlan(num_train=num_train, num_val=num_val, size=SIZE, draw=unlike_scene),
     )
     sources = find_data(folder / "set", task)
 

@@ -23,7 +23,7 @@ from service.detection import DetectOptions
 from service.model_options import postprocess_settings
 from tests.conftest import PROJECT
 from tests.eval_command import Run, eval_command, one_line
-from tests.known_models import NUM_IMAGES, SIDE, Known, make_known
+from tests.known_models import NUM_IMAGES, SIDE, Known, known_once
 from training.evaluation.evaluator import EvaluationSettings
 
 
@@ -34,12 +34,12 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    return make_known("instance", tmp_path_factory.mktemp("instance"))
+    return known_once("instance", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def rotated(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    return make_known("rotated", tmp_path_factory.mktemp("rotated"))
+    return known_once("rotated", tmp_path_factory)
 
 
 def test_eval__finds_what_the_network_finds_from_weights_and_exported(run: Run, instance: Known):

@@ -12,7 +12,7 @@ from service.runtime.openvino_session import OpenVINOSession
 from tests.conftest import PROJECT
 from tests.data_sets import coco_content, write_coco, write_dota
 from tests.eval_command import Run, eval_command, one_line
-from tests.known_models import CLASSES, SIDE, Known, make_known
+from tests.known_models import CLASSES, SIDE, Known, known_once
 
 
 @pytest.fixture
@@ -22,12 +22,12 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp
 
 @pytest.fixture(scope="module")
 def instance(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    return make_known("instance", tmp_path_factory.mktemp("instance"))
+    return known_once("instance", tmp_path_factory)
 
 
 @pytest.fixture(scope="module")
 def rotated(tmp_path_factory: pytest.TempPathFactory) -> Known:
-    return make_known("rotated", tmp_path_factory.mktemp("rotated"))
+    return known_once("rotated", tmp_path_factory)
 
 
 @pytest.mark.parametrize(

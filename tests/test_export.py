@@ -2,8 +2,9 @@
 
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -89,10 +90,20 @@ class Exported:
     path: Path
 
 
+@cache
+def cached_network(task: str) -> RTMDet:
+    return small_network(task)
+
+
+@cache
+def graph_of(task: str, size: tuple[int, int]) -> onnx.ModelProto:
+    """The graph of `cached_network`: exporting takes seconds."""
+    return export_graph(cached_network(task), size, NUM_CANDIDATES)
+
+
 @pytest.fixture(scope="module", params=TASKS)
 def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    network = small_network(request.param)
-    graph = export_graph(network, SIZE, NUM_CANDIDATES)
+    network, graph = cached_network(request.param), graph_of(request.param, SIZE)
     path = tmp_path_factory.mktemp("graph") / GRAPH_FILE
     onnx.save(graph, path)
     return Exported(network, graph, path)
@@ -269,9 +280,21 @@ def checkpoint_manifest() -> CheckpointManifest:
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def network() -> Iterator[RTMDet]:
+    """What is written here is the graph of this network, which is exported once for each size."""
+
+    def export_once(given: RTMDet, size: tuple[int, int], _: int) -> onnx.ModelProto:
+        assert given is cached_network("detect")
+        return graph_of("detect", size)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("model.export.export_graph", export_once)
+        yield cached_network("detect")
+
+
+@pytest.fixture(scope="module")
+def repository(network: RTMDet, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("repository")
-    network = small_network("detect")
     for fp16 in (False, True):
         export_model(network, checkpoint_manifest(), root, name="boxes", fp16=fp16)
     return root
@@ -285,11 +308,12 @@ def test_export_model__versions_count_up_and_the_newest_is_opened(repository: Pa
     assert set(opened.manifest.files) == {GRAPH_FILE, GRAPH_FP16_FILE}
 
 
-def test_export_model__going_back_a_version_serves_what_that_one_was(tmp_path: Path) -> None:
-    network = small_network("detect")
-    for size in ((64, 96), (96, 96)):
+def test_export_model__going_back_a_version_serves_what_that_one_was(
+    network: RTMDet, tmp_path: Path
+) -> None:
+    for size in ((64, 96), SIZE):
         export_model(network, checkpoint_manifest(), tmp_path, name="boxes", input_size=size)
-    assert ModelRepository(tmp_path).open("boxes").manifest.input_size == (96, 96)
+    assert ModelRepository(tmp_path).open("boxes").manifest.input_size == SIZE
     shutil.rmtree(tmp_path / "boxes" / "2")
     opened = ModelRepository(tmp_path).open("boxes")
     assert (opened.version, opened.manifest.input_size) == (1, (64, 96))
@@ -318,17 +342,15 @@ def test_export_model__leaves_nothing_half_done(repository: Path) -> None:
     }
 
 
-def test_export_model__version_that_exists_is_refused(repository: Path) -> None:
+def test_export_model__version_that_exists_is_refused(network: RTMDet, repository: Path) -> None:
     before = file_sha256(repository / "boxes" / "1" / GRAPH_FILE)
     with pytest.raises(FileExistsError, match="another version"):
-        export_model(
-            small_network("detect"), checkpoint_manifest(), repository, name="boxes", version=1
-        )
+        export_model(network, checkpoint_manifest(), repository, name="boxes", version=1)
     assert file_sha256(repository / "boxes" / "1" / GRAPH_FILE) == before
 
 
 @pytest.mark.parametrize("name", ["../escape", "a/b", "", ".hidden", "-x", "a" * 129])
-def test_export_model__name_that_is_no_folder(tmp_path: Path, name: str) -> None:
+def test_export_model__name_that_is_no_folder(network: RTMDet, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match="no model name"):
-        export_model(small_network("detect"), checkpoint_manifest(), tmp_path, name=name)
+        export_model(network, checkpoint_manifest(), tmp_path, name=name)
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,12 @@ from model.checkpoints.torch_file import UnreadableCheckpoint
 from model.manifest import file_sha256, read_model_manifest, write_manifest
 from model.repository import RepositoryError
 from model.rtmdet import RTMDet
-from tests.exported_networks import CLASSES, exported, network_with_statistics
+from tests.exported_networks import (
+    CLASSES,
+    exported,
+    exported_once,
+    network_with_statistics,
+)
 
 
 def outputs(network: RTMDet) -> list[Tensor]:
@@ -26,9 +31,11 @@ def outputs(network: RTMDet) -> list[Tensor]:
 
 # Tiny has towers that share their convolutions, nano has separate ones.
 @pytest.mark.parametrize("name", ["rtmdet-nano", "rtmdet-tiny", "rtmdet-ins-tiny", "rtmdet-r-tiny"])
-def test_load_exported__computes_what_was_exported(name: str, tmp_path: Path) -> None:
+def test_load_exported__computes_what_was_exported(
+    name: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     network = network_with_statistics(name)
-    loaded, manifest = load_exported(exported(network, tmp_path) / "model.onnx")
+    loaded, manifest = load_exported(exported_once(name, tmp_path_factory) / "model.onnx")
     assert (manifest.variant, manifest.classes, loaded.config.input_size) == (
         name,
         CLASSES,
@@ -41,8 +48,7 @@ def test_load_exported__computes_what_was_exported(name: str, tmp_path: Path) ->
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    return exported(network_with_statistics("rtmdet-nano"), folder, fp16=True) / "model.onnx"
+    return exported_once("rtmdet-nano", tmp_path_factory) / "model.onnx"
 
 
 def copied(graph: Path, folder: Path) -> Path:
@@ -107,8 +113,10 @@ def test_load_exported__weights_of_something_else(graph: Path, tmp_path: Path, c
         load_exported(described_anew(path))
 
 
-def test_load_exported__levels_that_do_not_share_are_refused(tmp_path: Path) -> None:
-    path = exported(network_with_statistics("rtmdet-tiny"), tmp_path) / "model.onnx"
+def test_load_exported__levels_that_do_not_share_are_refused(
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = copied(exported_once("rtmdet-tiny", tmp_path_factory) / "model.onnx", tmp_path)
     content = onnx.load(path)
     weights = {tensor.name: tensor for tensor in content.graph.initializer}
     changed = weights["network.head.cls_towers.levels.1.0.conv.weight"]

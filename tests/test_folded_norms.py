@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from model.config import VARIANTS
 from model.graph import Normalise
 from model.rtmdet import RTMDet, build_rtmdet
-from tests.exported_networks import exported, network_with_statistics
+from tests.exported_networks import exported_once, network_with_statistics
 from tests.toy_training import ONE_RANK, ToyBatch, ToyWorkload
 from training.folded_norms import folded_norms, restore_folded_norms
 from training.initialisation import initialise
@@ -40,9 +40,9 @@ class Scenes(ToyWorkload):
 
 
 @pytest.fixture(params=["rtmdet-nano", "rtmdet-tiny"])
-def scenes(request: pytest.FixtureRequest, tmp_path: Path) -> Scenes:
+def scenes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scenes:
     """A network out of an exported graph; tiny has shared towers, whose norms scale too."""
-    graph = exported(network_with_statistics(request.param), tmp_path) / "model.onnx"
+    graph = exported_once(request.param, tmp_path_factory) / "model.onnx"
     network = build_rtmdet(VARIANTS[request.param].with_classes(3))
     initialise(network, graph)
     return Scenes(network)

@@ -1,6 +1,6 @@
 """Small networks learn scenes by heart, and do not when a part of their training is disturbed.
 
-Twelve short runs on one core, about four minutes together.
+Twelve short runs on one core, about two minutes together.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from model.boxes import decode_boxes, decode_rotated_boxes
-from tests.learning import Lesson, learn, recipe_by_heart, write_lesson
+from tests.learning import BATCH_SIZE, Lesson, learn, recipe_by_heart, write_lesson
 from training.config import TrainConfig
 from training.evaluation.average_precision import primary_metric
 from training.losses import giou_loss, quality_focal_loss, rotated_iou_loss
@@ -39,7 +39,7 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def lessons(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Lesson]:
     return {
-        task: write_lesson(tmp_path_factory.mktemp(task), task, num_train=16, num_val=0)
+        task: write_lesson(tmp_path_factory.mktemp(task), task, num_train=BATCH_SIZE, num_val=0)
         for task in TASKS
     }
 
@@ -126,7 +126,7 @@ def test_learning__fails_when_it_is_disturbed(
 
 
 def test_learning__the_last_stage_is_learnt_too(lessons: dict[str, Lesson]) -> None:
-    assert learnt(lessons["detect"], small_epochs=20) > LEARNT
+    assert learnt(lessons["detect"], small_epochs=10) > LEARNT
 
 
 def test_learning__fails_when_the_last_stage_never_comes(
@@ -134,4 +134,4 @@ def test_learning__fails_when_the_last_stage_never_comes(
 ) -> None:
     monkeypatch.setattr(TrainConfig, "stage_index", lambda *_: 0)
 
-    assert learnt(lessons["detect"], small_epochs=20) < NOT_LEARNT
+    assert learnt(lessons["detect"], small_epochs=10) < NOT_LEARNT

@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -66,6 +67,12 @@ def new_run(data: Path, out: Path, *more: str, recipe: str = "rtmdet-nano") -> l
 
 def invoke(*parts: object, settings: tuple[str, ...] = ()) -> Result:
     return CliRunner().invoke(app, ["train", *arguments(*parts, settings=settings)])
+
+
+def succeeded(result: Result) -> str:
+    """What a run in this process, to the end, said on stderr: it saves a start of Python."""
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
 
 
 def refused(result: Result) -> str:
@@ -168,7 +175,7 @@ def test_train__progress_can_be_followed(whole_run: Path) -> None:
 
 def test_train__resumed_when_finished_changes_nothing(whole_run: Path) -> None:
     before = last_state(whole_run)
-    said = complete("--out", str(whole_run), "--resume")
+    said = succeeded(invoke("--out", whole_run, "--resume"))
     assert "finished" in said
     assert_same_bits(before, last_state(whole_run))
 
@@ -176,20 +183,39 @@ def test_train__resumed_when_finished_changes_nothing(whole_run: Path) -> None:
 # ------------------------------------------------------------------------ stopped and resumed
 
 
+#: Gives a run that was stopped soon after a step, for one test alone.
+Stopped = Callable[[int], Path]
+
+
+@pytest.fixture(scope="module")
+def stopped_once(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    @cache
+    def stopped(step: int) -> Path:
+        out = tmp_path_factory.mktemp("runs") / "stopped"
+        process = start(*new_run(shapes, out))
+        wait_for_step(out, step, process)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == EXIT_INTERRUPTED, said
+        assert step <= last_state(out).step < TOTAL_STEPS
+        status = read_status(out)
+        assert status is not None
+        assert status.state == "interrupted"
+        return out
+
+    return stopped
+
+
+@pytest.fixture
+def stopped(stopped_once: Stopped, tmp_path: Path) -> Stopped:
+    return lambda step: shutil.copytree(stopped_once(step), tmp_path / "run")
+
+
 @pytest.mark.parametrize("step", [4, 12])
 def test_train__stopped_and_resumed_equals_uninterrupted(
-    shapes: Path, whole_run: Path, tmp_path: Path, step: int
+    whole_run: Path, stopped: Stopped, step: int
 ) -> None:
-    out = tmp_path / "run"
-    process = start(*new_run(shapes, out))
-    wait_for_step(out, step, process)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == EXIT_INTERRUPTED, said
-    assert step <= last_state(out).step < TOTAL_STEPS
-    status = read_status(out)
-    assert status is not None
-    assert status.state == "interrupted"
+    out = stopped(step)
     complete("--out", str(out), "--resume")
     assert_same_bits(last_state(out), last_state(whole_run))
 
@@ -352,7 +378,7 @@ def tiny_run(data: Path, out: Path) -> list[str]:
 def test_train__changed_data_are_not_resumed(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     write_shapes(data, ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
-    complete(*tiny_run(data, out))
+    succeeded(invoke(*tiny_run(data, out)))
     file = data / "annotations" / "instances_train.json"
     file.write_text(file.read_text() + " ")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
@@ -366,7 +392,7 @@ def test_train__changed_data_are_not_resumed(tmp_path: Path) -> None:
 def test_train__changed_data_of_a_run_without_weights_are_not_resumed(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     write_shapes(data, ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
-    complete(*tiny_run(data, out))
+    succeeded(invoke(*tiny_run(data, out)))
     for weights in [*out.glob("best.*"), *out.glob("last.*")]:
         weights.unlink()
     file = data / "annotations" / "instances_train.json"
@@ -377,10 +403,10 @@ def test_train__changed_data_of_a_run_without_weights_are_not_resumed(tmp_path: 
 def test_train__killed_between_two_splits_reads_the_second(tmp_path: Path) -> None:
     data, out = tmp_path / "data", tmp_path / "run"
     write_shapes(data, ShapesPlan(num_train=4, num_val=1, size=64, seed=0, draw=scene))
-    complete(*tiny_run(data, out))
+    succeeded(invoke(*tiny_run(data, out)))
     shutil.rmtree(out / "index" / "val")
     shutil.rmtree(out / "checkpoints")
-    complete("--out", str(out), "--resume")
+    succeeded(invoke("--out", out, "--resume"))
     assert (out / "index" / "val").is_dir()
 
 
@@ -481,8 +507,8 @@ def test_train__fine_tunes_real_weights_to_other_classes(
     shared_folder: Path, tmp_path: Path
 ) -> None:
     weights = shared_folder / "real" / "rtmdet_nano_person.pth"
-    said = complete(
-        *arguments(
+    said = succeeded(
+        invoke(
             "--recipe", "rtmdet-nano-finetune",
             "--data", shared_folder / "data" / "coco-mini",
             "--out", tmp_path / "run",
@@ -490,7 +516,8 @@ def test_train__fine_tunes_real_weights_to_other_classes(
                 f"model.init={weights}",
                 "model.input_size=96",
                 "schedule.epochs=1",
-                "data.num_workers=2",
+                "data.num_workers=0",
+                "runtime.num_threads=1",
             ),
         )
     )  # fmt: skip
@@ -514,10 +541,16 @@ def folders_of_images(folder: Path) -> Iterator[Path]:
 
 def test_train__classifier_becomes_the_backbone_of_a_detector(shapes: Path, tmp_path: Path) -> None:
     assert len(list(folders_of_images(tmp_path / "images"))) == 24
-    small = ("model.input_size=64", "data.batch_size=4", "data.num_workers=0", "schedule.epochs=1")
+    small = (
+        "model.input_size=64",
+        "data.batch_size=4",
+        "data.num_workers=0",
+        "schedule.epochs=1",
+        "runtime.num_threads=1",
+    )
     out = tmp_path / "backbone"
-    complete(
-        *arguments(
+    succeeded(
+        invoke(
             "--recipe", "cspnext-tiny", "--data", tmp_path / "images", "--out", out, settings=small
         )
     )
@@ -525,8 +558,8 @@ def test_train__classifier_becomes_the_backbone_of_a_detector(shapes: Path, tmp_
         each for each in read_records(out / "progress.jsonl") if each["kind"] == "evaluation"
     ]
     assert {"top1", "top5"} == set(records[-1]["metrics"])
-    said = complete(
-        *arguments(
+    said = succeeded(
+        invoke(
             "--recipe", "rtmdet-tiny", "--data", shapes, "--out", tmp_path / "detector",
             settings=(*small, f"model.init={out / 'last.pth'}"),
         )
@@ -560,13 +593,8 @@ def test_train__two_ranks_stop_save_and_go_on(shapes: Path, tmp_path: Path) -> N
     assert last_state(out).step == TOTAL_STEPS
 
 
-def test_train__goes_on_with_another_number_of_ranks(shapes: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    process = start(*new_run(shapes, out))
-    wait_for_step(out, 7, process)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=120)
-    assert process.returncode == EXIT_INTERRUPTED
+def test_train__goes_on_with_another_number_of_ranks(stopped: Stopped) -> None:
+    out = stopped(12)
     said = complete("--out", str(out), "--resume", "--num-processes", "2")
     assert "processes before: 1, now: 2" in said
     assert last_state(out).epoch == 4
