@@ -18,10 +18,19 @@ from numpy.typing import NDArray
 
 from model.repository import ModelRepository, RepositoryModel
 from service import errors
-from service.codecs.images import ImageLimits
+from service.codecs.images import DecodedImage, ImageLimits
+from service.detection import (
+    Detection,
+    DetectionResult,
+    DetectOptions,
+    ModelIdentity,
+    Timings,
+)
 from service.detector import Detector, DetectorLimits
+from service.errors import DeadlineExceeded
 from service.http_api.app import create_app
 from service.http_api.problems import HTTP_STATUS, all_problems
+from service.http_api.routes import _Answer
 from service.http_api.schemas import DetectSchema
 from service.registry import ModelRegistry
 from service.runtime.fake import FakeRuntime
@@ -605,3 +614,20 @@ def test_server__slow_engine_ends_at_the_requests_deadline(tmp_path: Path) -> No
         response = post(client, timeout_ms="50")
         assert_problem(response, 504, "deadline-exceeded", "timeout_ms")
         assert json.loads(post(client).content)["detections"]
+
+
+def test_answer__is_given_up_at_the_deadline_while_it_is_written() -> None:
+    """Hundreds of masks of a large picture as PNG took minutes."""
+    found = [Detection("a", 0, 0.5, (0.0, 0.0, 1.0, 1.0))] * 2
+    timings = Timings(0.0, 0.0, 0.0, 0.0, 0.0)
+    result = DetectionResult(ModelIdentity("boxes", "1", "detect"), 8, 8, found, timings, 1)
+
+    def no_picture() -> DecodedImage:
+        raise AssertionError
+
+    in_time = _Answer("application/json", DetectOptions(timeout_s=60.0), "req_1", 30.0)
+    assert b'"detections"' in in_time(result, no_picture)
+    late = _Answer("application/json", DetectOptions(timeout_s=0.0001), "req_1", 30.0)
+    time.sleep(0.001)
+    with pytest.raises(DeadlineExceeded):
+        late(result, no_picture)

@@ -205,6 +205,8 @@ def serial_number(serving: ServingProcess, files: Files) -> object:
         ({"tls_key": "{certificate}"}, "RTMDET_TLS_KEY: {certificate} holds no private key"),
         ({"tls_certificate": "{key}"}, "RTMDET_TLS_CERTIFICATE: {key} holds no certificate"),
         ({"tls_key": "{other}"}, "RTMDET_TLS_KEY: {other} is not the key of {certificate}"),
+        ({"tls_key": "/dev/zero"}, "RTMDET_TLS_KEY: /dev/zero is no regular file"),
+        ({"tls_certificate": "/dev/zero"}, "RTMDET_TLS_CERTIFICATE: /dev/zero is no regular file"),
         ({"tls_key": "{encrypted}"}, "RTMDET_TLS_KEY: {encrypted} is encrypted"),
         ({"tls_certificate": "{damaged}"}, "RTMDET_TLS_CERTIFICATE: {damaged} is damaged"),
         ({"tls_client_ca": "{key}"}, "RTMDET_TLS_CLIENT_CA: {key} holds no certificate"),

@@ -1,6 +1,7 @@
 """The endpoints for detection: each parses, calls the detector, presents."""
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict
 from typing import Any, Literal, TypeVar
@@ -28,6 +29,7 @@ from service.http_api.upload_budget import TakeBytes, UploadBudget
 from service.http_api.uploads import is_raw, parse_upload
 from service.model_options import postprocess_settings
 from service.request_context import request_id
+from service.scheduler.refusals import too_late
 from service.stages import Picture
 
 
@@ -64,7 +66,8 @@ async def detect(request: Request) -> Response:
     with _budget(request).share(client_of(request)) as take:
         limit = BodyLimit("max_image_bytes", detector.limits.image.max_bytes)
         (image,), options = await _read(request, take, limit)
-        answer = _Answer(media_type, options, request_id.get())
+        longest_s = detector.limits.default_timeout_s
+        answer = _Answer(media_type, options, request_id.get(), longest_s)
         work = detector.detect(
             image, options, answer, client=client_of(request), draws=media_type != JSON
         )
@@ -91,9 +94,13 @@ async def detect_batch(request: Request) -> Response:
         postprocess_settings(detector.registry.resolve(options.model).source, options)
         charge_images(request, len(images))
         identity, client = request_id.get(), client_of(request)
+        longest_s = detector.limits.default_timeout_s
         work = [
             detector.detect(
-                image, options, _Answer(JSON, options, f"{identity}:{index}"), client=client
+                image,
+                options,
+                _Answer(JSON, options, f"{identity}:{index}", longest_s),
+                client=client,
             )
             for index, image in enumerate(images)
         ]
@@ -181,17 +188,26 @@ async def _unless_gone(request: Request, work: Coroutine[None, None, Content]) -
 class _Answer:
     """Presents a result in the media type that the client asked for."""
 
-    def __init__(self, media_type: str, options: DetectOptions, identity: str) -> None:
+    def __init__(
+        self, media_type: str, options: DetectOptions, identity: str, longest_s: float
+    ) -> None:
         self._media_type = media_type
         self._options = options
         self._identity = identity
+        self._until_s = time.monotonic() + min(options.timeout_s or longest_s, longest_s)
         #: Where the time went, once there is an answer (W3C Server Timing; in milliseconds).
         self.server_timing = ""
+
+    def _go_on(self) -> None:
+        """Writing the masks of a large picture may take longer than all else."""
+        if time.monotonic() >= self._until_s:
+            raise too_late()
 
     def __call__(self, result: DetectionResult, picture: Picture) -> bytes:
         self.server_timing = _server_timing(result.timings)
         if self._media_type == JSON:
-            return detection_json(result, self._identity, self._options.mask_format)
+            options = self._options
+            return detection_json(result, self._identity, options.mask_format, go_on=self._go_on)
         drawn = draw_detections(picture().pixels_bgr, result.detections)
         picture_format: Literal["jpeg", "png"] = "jpeg" if self._media_type == JPEG else "png"
         return encode_picture(drawn, picture_format)

@@ -1,6 +1,7 @@
 """The JSON of an answer: written once as bytes, and described for the OpenAPI document."""
 
 import base64
+from collections.abc import Callable
 
 from pydantic import BaseModel, Field
 from pydantic_core import to_json
@@ -124,8 +125,14 @@ class ProblemSchema(BaseModel):
     retry_after_ms: int = Field(0, description="When the same request may succeed.")
 
 
-def detection_json(result: DetectionResult, request_id: str, mask_format: MaskFormat) -> bytes:
-    """The answer as JSON bytes."""
+def detection_json(
+    result: DetectionResult,
+    request_id: str,
+    mask_format: MaskFormat,
+    *,
+    go_on: Callable[[], None] = lambda: None,
+) -> bytes:
+    """The answer as JSON bytes. `go_on` is called before each detection; what it raises ends it."""
     timings = result.timings
     return to_json(
         {
@@ -136,7 +143,7 @@ def detection_json(result: DetectionResult, request_id: str, mask_format: MaskFo
                 "task": result.model.task,
             },
             "image": {"width": result.width, "height": result.height},
-            "detections": [_detection(found, mask_format) for found in result.detections],
+            "detections": [_detection(found, mask_format, go_on) for found in result.detections],
             "timings_ms": {
                 "decode": _ms(timings.decode_s),
                 "queue": _ms(timings.queue_s),
@@ -149,7 +156,10 @@ def detection_json(result: DetectionResult, request_id: str, mask_format: MaskFo
     )
 
 
-def _detection(found: Detection, mask_format: MaskFormat) -> dict[str, object]:
+def _detection(
+    found: Detection, mask_format: MaskFormat, go_on: Callable[[], None]
+) -> dict[str, object]:
+    go_on()
     members: dict[str, object] = {
         "label": found.label,
         "class_id": found.class_id,

@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,9 @@ logger = logging.getLogger(__name__)
 
 #: For TLS 1.2; those of 1.3 are all good. Forward secrecy and authenticated encryption only.
 _CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+#: Of certificates of all authorities there are, with comments, a quarter.
+_MAX_FILE_BYTES = 1024 * 1024
 
 _Signature = tuple[tuple[int, int, int] | None, ...]
 
@@ -94,6 +98,12 @@ def _open(files: TlsFiles) -> ssl.SSLContext:
 def _require(path: Path, setting: str, marker: str) -> None:
     """The file must be readable, and hold what it is for."""
     try:
+        status = path.stat()
+        # Before it is opened: a pipe would wait for ever, a device never end.
+        if not stat.S_ISREG(status.st_mode):
+            raise _wrong(setting, path, "is no regular file")
+        if status.st_size > _MAX_FILE_BYTES:
+            raise _wrong(setting, path, f"has more than {_MAX_FILE_BYTES} bytes")
         text = path.read_text("ascii", errors="replace")
     except OSError as error:
         raise _wrong(setting, path, f"cannot be read: {error.strerror}") from error
@@ -103,7 +113,7 @@ def _require(path: Path, setting: str, marker: str) -> None:
 
 
 def _unusable(files: TlsFiles, error: ssl.SSLError) -> SettingsError:
-    if error.reason == "KEY_VALUES_MISMATCH":
+    if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
         return _wrong("TLS_KEY", files.key, f"is not the key of {files.certificate}")
     if "ENCRYPTED" in files.key.read_text("ascii", errors="replace"):
         return _wrong("TLS_KEY", files.key, "is encrypted; store it without a passphrase")
