@@ -43,6 +43,10 @@ class DetectorLimits:
     max_working_bytes: int = 1024 * 1024 * 1024
     max_images_per_request: int = 32
 
+    def allowed_s(self, options: DetectOptions) -> float:
+        """How long a request may take: what it asks for, and no more than all may."""
+        return min(options.timeout_s or self.default_timeout_s, self.default_timeout_s)
+
 
 class Detector:
     """Decodes, infers and post-processes; the work runs on threads, never on the event loop."""
@@ -93,14 +97,13 @@ class Detector:
         arrived_s = time.monotonic()
         model = self.registry.resolve(options.model)
         with self._under_way(model.source.name, client):
-            longest_s = self.limits.default_timeout_s
             asked = Asked(
                 data,
                 options,
                 model,
                 postprocess_settings(model.source, options),
                 arrived_s,
-                arrived_s + min(options.timeout_s or longest_s, longest_s),
+                arrived_s + self.limits.allowed_s(options),
                 draws,
             )
             return await self._detect(asked, present, client)

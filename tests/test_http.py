@@ -625,9 +625,8 @@ def test_answer__is_given_up_at_the_deadline_while_it_is_written() -> None:
     def no_picture() -> DecodedImage:
         raise AssertionError
 
-    in_time = _Answer("application/json", DetectOptions(timeout_s=60.0), "req_1", 30.0)
+    in_time = _Answer("application/json", DetectOptions(), "req_1", 30.0)
     assert b'"detections"' in in_time(result, no_picture)
-    late = _Answer("application/json", DetectOptions(timeout_s=0.0001), "req_1", 30.0)
-    time.sleep(0.001)
+    late = _Answer("application/json", DetectOptions(), "req_1", 0.0)
     with pytest.raises(DeadlineExceeded):
         late(result, no_picture)

@@ -66,8 +66,8 @@ async def detect(request: Request) -> Response:
     with _budget(request).share(client_of(request)) as take:
         limit = BodyLimit("max_image_bytes", detector.limits.image.max_bytes)
         (image,), options = await _read(request, take, limit)
-        longest_s = detector.limits.default_timeout_s
-        answer = _Answer(media_type, options, request_id.get(), longest_s)
+        allowed_s = detector.limits.allowed_s(options)
+        answer = _Answer(media_type, options, request_id.get(), allowed_s)
         work = detector.detect(
             image, options, answer, client=client_of(request), draws=media_type != JSON
         )
@@ -94,12 +94,12 @@ async def detect_batch(request: Request) -> Response:
         postprocess_settings(detector.registry.resolve(options.model).source, options)
         charge_images(request, len(images))
         identity, client = request_id.get(), client_of(request)
-        longest_s = detector.limits.default_timeout_s
+        allowed_s = detector.limits.allowed_s(options)
         work = [
             detector.detect(
                 image,
                 options,
-                _Answer(JSON, options, f"{identity}:{index}", longest_s),
+                _Answer(JSON, options, f"{identity}:{index}", allowed_s),
                 client=client,
             )
             for index, image in enumerate(images)
@@ -189,12 +189,12 @@ class _Answer:
     """Presents a result in the media type that the client asked for."""
 
     def __init__(
-        self, media_type: str, options: DetectOptions, identity: str, longest_s: float
+        self, media_type: str, options: DetectOptions, identity: str, allowed_s: float
     ) -> None:
         self._media_type = media_type
         self._options = options
         self._identity = identity
-        self._until_s = time.monotonic() + min(options.timeout_s or longest_s, longest_s)
+        self._until_s = time.monotonic() + allowed_s
         #: Where the time went, once there is an answer (W3C Server Timing; in milliseconds).
         self.server_timing = ""
 
